@@ -1,0 +1,29 @@
+"""The boundary between deciding and doing: what a kernel can be asked. LinuxKernel and FakeKernel keep one contract.
+
+Contract (tests/contract.py runs it on both): along any path of desired plans,
+`apply(diff(observe(lab, plan), plan))` makes `observe(lab, plan).objects == plan.objects`, and the next diff is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from netlab.plan.diff import Op
+from netlab.plan.objects import Objects, State
+
+
+class Kernel(Protocol):
+    """Observes and changes the namespaces of labs."""
+
+    def labs(self) -> list[str]:
+        """Return the names of the labs that have namespaces, sorted."""
+
+    def observe(self, lab: str, like: Objects) -> State:
+        """Return what a lab has. `like` names the sysctls and rule tables to read: they have no owner's mark."""
+
+    def apply(self, ops: Iterable[Op]) -> None:
+        """Carry out operations in the order given. Raises KernelError at the first that fails."""
+
+    def remove(self, lab: str) -> None:
+        """Take every namespace and process of a lab away, whatever is in them."""
