@@ -79,7 +79,8 @@ class PlanError(NetlabError):
 class KernelError(NetlabError):
     """The kernel refused an operation. `errno` is positive; `reason` is the kernel's own sentence if it gave one."""
 
-    def __init__(self, errno: int, operation: str, reason: str = "", hint: str = "") -> None:
+    def __init__(self, errno: int | None, operation: str, reason: str = "", hint: str = "") -> None:
+        errno = errno or errno_names.EIO
         name = errno_names.errorcode.get(errno, str(errno))
         why = f"{os.strerror(errno)} ({name})" + (f": {reason}" if reason else "")
         super().__init__(f"{operation}: {why}", hint)

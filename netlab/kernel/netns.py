@@ -165,7 +165,7 @@ def _make(name: str) -> None:
         raise KernelError(exc.errno, f"make namespace {name}", _why_not(exc.errno)) from exc
 
 
-def _why_not(code: int) -> str:
+def _why_not(code: int | None) -> str:
     limit = "/proc/sys/user/max_net_namespaces"
     return f"the limit in {limit} ({Path(limit).read_text().strip()}) is reached" if code == errno.ENOSPC else ""
 
@@ -174,11 +174,22 @@ def _prepare_directory() -> None:
     """Make /run/netns a shared mount as `ip netns add` does, so that other mount namespaces see names come and go."""
     try:
         os.makedirs(NETNS_DIR, mode=0o755, exist_ok=True)
-        if not os.path.ismount(NETNS_DIR):
+        if not _share():  # os.path.ismount does not see a folder that is bound to itself
             mount(NETNS_DIR, NETNS_DIR, "none", MS_BIND | MS_REC)
-            mount("", NETNS_DIR, "none", MS_SHARED | MS_REC)
+            _share()
     except OSError as exc:
         raise KernelError(exc.errno, f"prepare {NETNS_DIR}") from exc
+
+
+def _share() -> bool:
+    """Make /run/netns a shared mount; False when it is no mount point yet."""
+    try:
+        mount("", NETNS_DIR, "none", MS_SHARED | MS_REC)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 def remove(names: Iterable[str]) -> None:

@@ -111,6 +111,19 @@ class Ipip:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherLink:
+    """An interface that somebody else made in a lab's namespace. Only ever observed."""
+
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset()
+    name: str
+    kind: str
+
+    @property
+    def key(self) -> Key:
+        return ("link", self.name)
+
+
+@dataclass(frozen=True, slots=True)
 class Addr:
     """An address on an interface, with its prefix length."""
 
@@ -125,13 +138,17 @@ class Addr:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of the main table. Without `via` the destination is on the link itself."""
+    """A route of the main table. Without `via` the destination is on the link itself.
 
-    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"dev", "via", "onlink"})
+    A plan holds unicast routes only; somebody's `blackhole`, `unreachable` or `prohibit` is observed with no `dev`.
+    """
+
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"dev", "via", "onlink", "kind"})
     dst: IPv4Network | IPv6Network
     dev: str
     via: IpAddress | None = None
     onlink: bool = False
+    kind: str = "unicast"
 
     @property
     def key(self) -> Key:
@@ -222,11 +239,11 @@ class Process:
         return ("process", self.pod, self.name)
 
 
-Link = Loopback | Veth | Bridge | Vxlan | Ipip
+Link = Loopback | Veth | Bridge | Vxlan | Ipip | OtherLink
 Object = Link | Addr | Route | Neighbor | FdbEntry | Sysctl | Ruleset | Process
 Objects = Mapping[Netns, frozenset[Object]]
 
-LINKS = (Loopback, Veth, Bridge, Vxlan, Ipip)
+LINKS = (Loopback, Veth, Bridge, Vxlan, Ipip, OtherLink)
 PAUSE = "pause"
 
 

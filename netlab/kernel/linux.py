@@ -1,0 +1,193 @@
+"""The real kernel: carries operations out and reads back what is there. Decides nothing.
+
+One rtnetlink socket per namespace is opened inside it and kept, so that everything else happens in this thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+
+from netlab import names
+from netlab.errors import KernelError, NetlabError, NotSupported
+from netlab.kernel import netfilter, netns, observe, rtnl, sysctl
+from netlab.kernel.encode import Indexes, messages
+from netlab.kernel.netlink import Message, Socket
+from netlab.plan.diff import Op, Phase
+from netlab.plan.objects import Ipip, Link, Netns, Objects, State, Sysctl, Veth
+from netlab.plan.text import command
+
+DOOMED_GROUP = names.LINK_GROUP + 1  # links on their way out
+CABLES_PER_BATCH = 256  # each needs its peer's namespace open
+SPARE_FDS = 64
+
+
+def no_progress(done: int) -> None:
+    """Report progress to nobody."""
+
+
+class LinuxKernel:
+    """This machine's kernel and what netlab made in it. `runtime` is the folder for processes' files."""
+
+    def __init__(self, runtime: Path) -> None:
+        self._runtime = runtime
+        self._sockets: dict[Netns, Socket] = {}
+        self._indexes: dict[Netns, Indexes] = {}
+
+    def labs(self) -> list[str]:
+        """Return the labs that have namespaces, sorted."""
+        owners = (names.find_owner(name) for name in netns.names(names.PREFIX))
+        return sorted({owner.lab for owner in owners if owner})
+
+    def observe(self, lab: str, like: Objects) -> State:
+        """Return what a lab has; sysctls and rules are read where `like` has some."""
+        present = [name for name in self._namespaces(lab) if netns.is_alive(name)]
+        self._open(present)
+        known = {name: like.get(name, frozenset()) for name in present}
+        settings, rules = sysctl.read(known), netfilter.read(known)
+        objects, foreign = {}, {}
+        for name in present:
+            found = observe.namespace(self._sockets[name], known[name])
+            self._indexes[name] = Indexes(name, found.indexes)
+            objects[name] = found.ours | settings[name] | rules[name]
+            if found.foreign:
+                foreign[name] = found.foreign
+        return State(objects, foreign)
+
+    def apply(self, ops: Iterable[Op], progress: Callable[[int], None] = no_progress) -> None:
+        """Carry operations out, phase by phase. Raises KernelError at the first that is refused."""
+        for stage, group in groupby(ops, key=_stage):
+            batch = list(group)
+            self._run(stage, batch)
+            progress(len(batch))
+
+    def remove(self, lab: str) -> None:
+        """Drop all of a lab's namespaces at once, and wait until the kernel has taken their interfaces away."""
+        fabric = names.fabric(lab)
+        members = [name for name in self._namespaces(lab) if name != fabric]
+        self._close([*members, fabric])
+        netns.remove(members)
+        if netns.is_alive(fabric):
+            netns.call(fabric, observe.wait_for_cables_to_go)
+        netns.remove([fabric])
+
+    def _namespaces(self, lab: str) -> list[Netns]:
+        found = netns.names(names.fabric(lab))
+        return [name for name in found if (owner := names.find_owner(name)) and owner.lab == lab]
+
+    # --- stages of apply ---
+
+    def _run(self, stage: Phase, ops: list[Op]) -> None:
+        match stage:
+            case Phase.UNRULE | Phase.RULES:
+                netfilter.apply(ops)
+            case Phase.UNLINK:
+                self._unlink(ops)
+            case Phase.UNNAME:
+                self._close(op.netns for op in ops)
+                netns.remove(op.netns for op in ops)
+            case Phase.NAME:
+                self._name([op.netns for op in ops])
+            case Phase.SYSCTL | Phase.LINK_SYSCTL:
+                sysctl.write((op.netns, op.new) for op in ops if isinstance(op.new, Sysctl))
+            case Phase.CABLE:
+                self._connect(ops)
+            case _:
+                self._send_each(ops)
+
+    def _name(self, wanted: list[Netns]) -> None:
+        """Make namespaces and open a socket in each. Bare files of a run that was killed halfway are replaced."""
+        self._make_room(len(wanted))
+        netns.remove(name for name in wanted if os.path.exists(netns.path(name)) and not netns.is_alive(name))
+        for name, socket in netns.create(wanted, lambda _: Socket()).items():
+            self._sockets[name] = socket
+            self._indexes[name] = Indexes(name, {"lo": 1})
+
+    def _unlink(self, ops: list[Op]) -> None:
+        """Delete links, all of a namespace at once. Those that went with their other end are gone already."""
+        for name, group in groupby(ops, key=lambda op: op.netns):
+            self._open([name])
+            present = {raw.name: raw.index for raw in observe.links(self._sockets[name])}
+            doomed = [
+                (rtnl.set_link(present[op.old.name], group=DOOMED_GROUP), op)
+                for op in group
+                if isinstance(op.old, Link) and op.old.name in present
+            ]
+            if doomed:
+                self._send(name, [*doomed, (rtnl.delete_group(DOOMED_GROUP), doomed[-1][1])])
+                present = {raw.name: raw.index for raw in observe.links(self._sockets[name])}
+            self._indexes[name] = Indexes(name, present)
+
+    def _connect(self, ops: list[Op]) -> None:
+        """Make cables: each is made in one namespace and reaches into another."""
+        peers = [op.new.peer.netns for op in ops if isinstance(op.new, Veth)]
+        self._open({op.netns for op in ops} | set(peers))
+        for start in range(0, len(ops), CABLES_PER_BATCH):
+            batch = ops[start : start + CABLES_PER_BATCH]
+            with ExitStack() as stack:
+                fds = {}
+                for name in set(peers[start : start + CABLES_PER_BATCH]):
+                    fds[name] = os.open(netns.path(name), os.O_RDONLY | os.O_CLOEXEC)
+                    stack.callback(os.close, fds[name])
+                self._send_each(batch, fds)
+
+    def _send_each(self, ops: list[Op], fds: dict[Netns, int] | None = None) -> None:
+        """Send operations, one batch for each namespace."""
+        by_netns: dict[Netns, list[Op]] = {}
+        for op in ops:
+            by_netns.setdefault(op.netns, []).append(op)
+        self._open(by_netns)
+        for name, group in by_netns.items():
+            self._send(name, [(message, op) for op in group for message in messages(op, self._indexes, fds or {})])
+
+    def _send(self, name: Netns, batch: list[tuple[Message, Op]]) -> None:
+        for failure in self._sockets[name].request([message for message, _ in batch]):
+            raise _refusal(batch[failure.position][1], failure.errno, failure.reason)
+
+    # --- sockets ---
+
+    def _open(self, wanted: Iterable[Netns]) -> None:
+        """Open sockets, and learn indexes, in namespaces that this kernel object has not been in yet."""
+        missing = [name for name in wanted if name not in self._sockets]
+        if not missing:
+            return
+        self._make_room(len(missing))
+        self._sockets |= netns.call_each(missing, lambda _: Socket())
+        for name in missing:
+            self._indexes[name] = Indexes(name, {raw.name: raw.index for raw in observe.links(self._sockets[name])})
+
+    def _close(self, unwanted: Iterable[Netns]) -> None:
+        for name in unwanted:
+            if name in self._sockets:
+                self._sockets.pop(name).close()
+                self._indexes.pop(name)
+
+    def _make_room(self, more: int) -> None:
+        """Raise the limit of open files when so many sockets need it."""
+        needed = len(self._sockets) + more + CABLES_PER_BATCH + SPARE_FDS
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft >= needed:
+            return
+        if hard < needed:
+            hint = f"raise it: `ulimit -Hn {needed}` as root, or LimitNOFILE= of the service"
+            raise NotSupported(f"a limit of {needed} open files (it is {hard})", "a lab of this size", hint)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _stage(op: Op) -> Phase:
+    """Join the phases that stay within a namespace into one stage."""
+    return Phase.CONFIGURE if Phase.CONFIGURE <= op.phase <= Phase.ROUTE else op.phase
+
+
+def _refusal(op: Op, code: int, reason: str) -> NetlabError:
+    """Say what the kernel refused, as the command that would do it by hand."""
+    kind = type(op.new).__name__.lower()
+    if code == errno.EOPNOTSUPP and isinstance(op.new, Link):
+        module = "ipip" if isinstance(op.new, Ipip) else kind
+        return NotSupported(f"the link type {kind}", f"{op.netns}: {op.new.name}", f"modprobe {module}, if it has it")
+    return KernelError(code, "; ".join(command(op)), reason)

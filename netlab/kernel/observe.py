@@ -1,0 +1,100 @@
+"""Read a namespace back into objects: what netlab made (`ours`) and what somebody else did (`foreign`).
+
+Ours are the interfaces that bear netlab's link group and all addresses, permanent neighbours and FDB entries on them,
+the routes that bear netlab's protocol number, and whatever stands where the plan wants something.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from netlab.errors import KernelError
+from netlab.kernel import rtnl
+from netlab.kernel.netlink import Socket
+from netlab.plan.objects import LINKS, Object, OtherLink, Route, Vxlan
+
+KERNEL_MADE = {"tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """What was read in one namespace, with the interface indexes that hold for now."""
+
+    ours: frozenset[Object]
+    foreign: frozenset[Object]
+    indexes: dict[str, int]
+
+
+def namespace(socket: Socket, like: frozenset[Object]) -> Namespace:
+    """Read links, addresses, routes, neighbours and FDB entries. `like` is what the plan wants here."""
+    raw_links = links(socket)
+    names_by_index = {raw.index: raw.name for raw in raw_links}
+    ours: set[Object] = set()
+    foreign: set[Object] = set()
+    for raw in raw_links:
+        if raw.name == "lo":
+            if raw.up:
+                ours.add(rtnl.loopback_object(raw))
+            continue
+        link = rtnl.link_object(raw, names_by_index) if raw.is_ours else None
+        if link:
+            ours.add(link)
+        elif raw.name not in KERNEL_MADE:
+            foreign.add(OtherLink(raw.name, raw.kind or "unknown"))
+    devices = {entry.name for entry in ours if isinstance(entry, LINKS)}
+    for entry in _entries(socket, raw_links, names_by_index):
+        (ours if getattr(entry, "dev", None) in devices else foreign).add(entry)
+    wanted = {entry.key for entry in like}
+    for route, is_ours in _routes(socket, names_by_index):
+        (ours if is_ours or route.key in wanted else foreign).add(route)
+    return Namespace(frozenset(ours), frozenset(foreign), {raw.name: raw.index for raw in raw_links})
+
+
+def links(socket: Socket) -> list[rtnl.RawLink]:
+    """Read all interfaces of a namespace."""
+    return [rtnl.RawLink(buffer, start, end) for _, buffer, start, end in socket.dump(rtnl.DUMP_LINKS)]
+
+
+def _entries(socket: Socket, raw_links: list[rtnl.RawLink], names_by_index: dict[int, str]) -> Iterator[Object]:
+    for _, buffer, start, end in socket.dump(rtnl.DUMP_ADDRESSES):
+        addr = rtnl.address_object(buffer, start, end, names_by_index)
+        if addr:
+            yield addr
+    for _, buffer, start, end in socket.dump(rtnl.DUMP_NEIGHBORS):
+        neighbor = rtnl.neighbor_object(buffer, start, end, names_by_index)
+        if neighbor:
+            yield neighbor
+    for raw in raw_links:
+        if raw.kind == Vxlan.__name__.lower():
+            for _, buffer, start, end in socket.dump(rtnl.dump_fdb(raw.index)):
+                entry = rtnl.fdb_object(buffer, start, end, names_by_index)
+                if entry:
+                    yield entry
+
+
+def _routes(socket: Socket, names_by_index: dict[int, str]) -> Iterator[tuple[Route, bool]]:
+    for version in (4, 6):
+        for _, buffer, start, end in socket.dump(rtnl.dump_routes(version)):
+            found = rtnl.route_object(buffer, start, end, names_by_index)
+            if found:
+                yield found
+
+
+def wait_for_cables_to_go(timeout: float = 10.0) -> None:
+    """Wait until no veth is left in this thread's namespace: those of namespaces that end go with them.
+
+    The kernel ends namespaces in the background, in batches. Raises KernelError when they outlive `timeout` seconds.
+    """
+    socket = Socket()
+    deadline = time.monotonic() + timeout
+    pause = 0.001
+    while left := [raw.name for raw in links(socket) if raw.kind == "veth" and raw.is_ours]:
+        if time.monotonic() > deadline:
+            hint = "see who is inside: `ip netns pids NAME`, or lsns -t net"
+            raise KernelError(errno.EBUSY, f"remove {len(left)} cables", "a process still holds a namespace", hint)
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.02)
+    socket.close()

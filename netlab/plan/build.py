@@ -1,0 +1,245 @@
+"""From a topology and its allocations to the plan: every object that should exist, per namespace. Pure.
+
+Read in packet order: a pod (`_pod`), its node (`_node`), the overlay (`netlab.overlay`), the underlay (`_fabric`,
+`_router`), and what is beside the cluster (`_external`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from ipaddress import ip_interface
+
+from netlab import names
+from netlab.overlay import overlay_of
+from netlab.overlay.backend import UPLINK, Share, Site
+from netlab.plan.objects import (
+    PAUSE,
+    Addr,
+    Bridge,
+    End,
+    Loopback,
+    Netns,
+    Object,
+    Objects,
+    Plan,
+    Process,
+    Refusal,
+    Route,
+    Sysctl,
+    Veth,
+)
+from netlab.plan.rules import rulesets
+from netlab.plan.underlay import ANYWHERE, machine_routes, router_address, router_routes, with_prefix
+from netlab.store.store import Snapshot
+from netlab.topology.model import Address, Container, Network, Node, Pod, Role, Router, Segment, Topology
+
+BRIDGE = "cni0"
+POD_INTERFACE = "eth0"
+
+
+def build(topology: Topology, snapshot: Snapshot) -> Plan:
+    """Return everything that the lab should consist of."""
+    pods: dict[str, list[Pod]] = defaultdict(list)
+    for pod in topology.pods:
+        pods[pod.node].append(pod)
+    objects: dict[Netns, frozenset[Object]] = {names.fabric(topology.name): frozenset(_fabric(topology))}
+    refusals: list[Refusal] = []
+    for router in topology.routers:
+        objects[names.netns(topology.name, router.name)] = frozenset(_router(topology, router))
+    for node in topology.nodes:
+        netns = names.netns(topology.name, node.name)
+        found = set(_machine(topology, snapshot, node))
+        if node.role is Role.CLUSTER:
+            share = _overlay_share(topology, snapshot, node)
+            refusals += share.refusals
+            found |= share.objects
+            found |= set(_node(topology, snapshot, node, pods[node.name]))
+        objects[netns] = frozenset(found)
+    for pod in topology.pods:
+        if not pod.host_network:
+            objects[names.netns(topology.name, pod.name)] = frozenset(_pod(topology, snapshot, pod))
+    return Plan(objects, tuple(refusals))
+
+
+def counts(objects: Objects) -> dict[str, int]:
+    """Count a plan's objects by kind, namespaces included."""
+    found: dict[str, int] = {"namespaces": len(objects)}
+    for entries in objects.values():
+        for entry in entries:
+            kind = type(entry).__name__.lower()
+            found[kind] = found.get(kind, 0) + 1
+    return found
+
+
+# --- the pod ---------------------------------------------------------------------------------------------------------
+
+
+def _pod(topology: Topology, snapshot: Snapshot, pod: Pod) -> Iterator[Object]:
+    """Yield what is in a pod's namespace: eth0, its addresses, and the routes that flannel's CNI plugin asks for."""
+    yield from _base(topology)
+    yield _pod_cable(topology, snapshot, pod)[0]
+    lease = snapshot.leases[pod.node]
+    for address in snapshot.pods[pod.name]:
+        pod_cidr = lease.pod_cidr(address.version)
+        if pod_cidr is None:
+            continue
+        gateway = gateway_of(pod_cidr)
+        yield Addr(POD_INTERFACE, ip_interface(f"{address}/{pod_cidr.prefixlen}"))
+        yield Route(ANYWHERE[address.version], POD_INTERFACE, gateway)
+        for cidr in topology.cluster_cidrs:
+            if cidr.version == address.version:
+                yield Route(cidr, POD_INTERFACE, gateway)
+    yield from _processes(pod)
+
+
+def _pod_cable(topology: Topology, snapshot: Snapshot, pod: Pod) -> tuple[Veth, Veth]:
+    """Return both ends of a pod's cable: eth0 in the pod, a hairpin port of cni0 in the node."""
+    lab, port = topology.name, names.pod_port(pod.name, pod.node)
+    inside, outside = names.netns(lab, pod.name), names.netns(lab, pod.node)
+    mtu = pod_mtu(topology, pod.node)
+    mac = _address_mac(snapshot.pods[pod.name], lab, pod.name, POD_INTERFACE)
+    return (
+        Veth(POD_INTERFACE, End(outside, port), mtu, mac),
+        Veth(port, End(inside, POD_INTERFACE), mtu, names.mac(lab, pod.node, port), master=BRIDGE, hairpin=True),
+    )
+
+
+def _processes(pod: Pod) -> Iterator[Process]:
+    """Yield a pod's processes: pause first, which holds the pod; none where there is nothing to hold it for."""
+    if not pod.containers:
+        return
+    yield Process(pod.name, PAUSE, (PAUSE,))
+    for container in pod.containers:
+        yield _process(pod, container)
+
+
+def _process(pod: Pod, container: Container) -> Process:
+    env = tuple((variable.name, variable.value) for variable in container.env)
+    return Process(pod.name, container.name, container.command, env, container.working_dir, container.restart)
+
+
+# --- the node --------------------------------------------------------------------------------------------------------
+
+
+def _node(topology: Topology, snapshot: Snapshot, node: Node, pods: list[Pod]) -> Iterator[Object]:
+    """Yield what makes a machine a node: forwarding, cni0 with the pods' ports, the packet-filter rules."""
+    lease = snapshot.leases[node.name]
+    yield from _forwarding(topology.families)
+    gateways = tuple(gateway_of(cidr) for cidr in lease.pod_cidrs)
+    mac = _address_mac(gateways, topology.name, node.name, BRIDGE)
+    yield Bridge(BRIDGE, pod_mtu(topology, node.name), mac)
+    for gateway, cidr in zip(gateways, lease.pod_cidrs, strict=True):
+        yield Addr(BRIDGE, ip_interface(f"{gateway}/{cidr.prefixlen}"))
+    for pod in pods:
+        if pod.host_network:
+            yield from _processes(pod)
+        else:
+            yield _pod_cable(topology, snapshot, pod)[1]
+    for cidr in lease.pod_cidrs:
+        cluster = next(cluster for cluster in topology.cluster_cidrs if cluster.version == cidr.version)
+        yield from rulesets(topology.netfilter, cidr, cluster, ip_masq=topology.ip_masq)
+
+
+def _overlay_share(topology: Topology, snapshot: Snapshot, node: Node) -> Share:
+    segment = topology.segment(node.segment)
+    site = Site(
+        lab=topology.name,
+        netns=names.netns(topology.name, node.name),
+        me=snapshot.leases[node.name],
+        links=segment.cidrs,
+        mtu=segment.mtu,
+        cluster_cidrs=topology.cluster_cidrs,
+    )
+    peers = (snapshot.leases[other.name] for other in topology.cluster_nodes if other is not node)
+    return overlay_of(topology.backend).share(site, peers)
+
+
+def gateway_of(pod_cidr: Network) -> Address:
+    """Return cni0's address: the first of the podCIDR (host-local's default, facts.md 2.7)."""
+    return pod_cidr.network_address + 1
+
+
+def pod_mtu(topology: Topology, node: str) -> int:
+    """Return the MTU of a node's pods: its segment's, less the overlay's overhead."""
+    segment = next(entry.segment for entry in topology.nodes if entry.name == node)
+    return overlay_of(topology.backend).pod_mtu(topology.segment(segment).mtu)
+
+
+# --- the underlay ----------------------------------------------------------------------------------------------------
+
+
+def _fabric(topology: Topology) -> Iterator[Object]:
+    """Yield the underlay: one bridge per segment, one port for each machine and router on it."""
+    lab = topology.name
+    yield Loopback()
+    yield Sysctl("net/ipv6/conf/all/disable_ipv6", "1")  # switches have no addresses
+    for segment in topology.segments:
+        bridge = names.segment_bridge(segment.name)
+        yield Bridge(bridge, segment.mtu, names.mac(lab, "", bridge))
+        for member, interface in _attached(topology, segment):
+            port = names.fabric_port(member, interface)
+            end = End(names.netns(lab, member), interface)
+            yield Veth(port, end, segment.mtu, names.mac(lab, "", port), master=bridge)
+
+
+def _attached(topology: Topology, segment: Segment) -> Iterator[tuple[str, str]]:
+    for router in topology.routers:
+        if segment.name in router.segments:
+            yield router.name, f"eth{router.segments.index(segment.name)}"
+    for node in topology.nodes:
+        if node.segment == segment.name:
+            yield node.name, UPLINK
+
+
+def _uplink(topology: Topology, member: str, interface: str, segment: Segment) -> Veth:
+    end = End(names.fabric(topology.name), names.fabric_port(member, interface))
+    return Veth(interface, end, segment.mtu, names.mac(topology.name, member, interface))
+
+
+def _machine(topology: Topology, snapshot: Snapshot, node: Node) -> Iterator[Object]:
+    """Yield what every machine has: loopback, its uplink, the underlay's addresses and routes."""
+    segment = topology.segment(node.segment)
+    yield from _base(topology)
+    yield _uplink(topology, node.name, UPLINK, segment)
+    lease = snapshot.leases.get(node.name)
+    for address in lease.public_ips if lease else snapshot.machines[node.name]:
+        yield with_prefix(address, segment)
+    yield from machine_routes(topology, segment)
+
+
+def _router(topology: Topology, router: Router) -> Iterator[Object]:
+    """Yield a router: one interface in each of its segments, and the ways to the others."""
+    yield from _base(topology)
+    yield from _forwarding({cidr.version for segment in topology.segments for cidr in segment.cidrs})
+    for index, name in enumerate(router.segments):
+        segment = topology.segment(name)
+        yield _uplink(topology, router.name, f"eth{index}", segment)
+        for cidr in segment.cidrs:
+            address = router_address(topology, router, cidr, name)
+            yield Addr(f"eth{index}", ip_interface(f"{address}/{cidr.prefixlen}"))
+    yield from router_routes(topology, router)
+
+
+def _base(topology: Topology) -> Iterator[Object]:
+    """Yield what every machine and pod starts with. Where no IPv6 is used it is off: no noise in captures."""
+    yield Loopback()
+    uses_ipv6 = any(cidr.version == 6 for segment in topology.segments for cidr in segment.cidrs)
+    if uses_ipv6 or 6 in topology.families:
+        yield Sysctl("net/ipv6/conf/all/disable_ipv6", "0")
+        yield Sysctl("net/ipv6/conf/default/accept_dad", "0")  # as CNI does: no second of waiting (facts.md 2.6)
+    else:
+        yield Sysctl("net/ipv6/conf/all/disable_ipv6", "1")
+
+
+def _forwarding(families: set[int] | tuple[int, ...]) -> Iterator[Sysctl]:
+    if 4 in families:
+        yield Sysctl("net/ipv4/ip_forward", "1")
+    if 6 in families:
+        yield Sysctl("net/ipv6/conf/all/forwarding", "1")
+
+
+def _address_mac(addresses: tuple[Address, ...], *parts: str) -> str:
+    """Return Kubernetes' customary MAC for the IPv4 address among these; a hashed one when there is none."""
+    ipv4 = next((address for address in addresses if address.version == 4), None)
+    return names.mac_of_ipv4(ipv4.packed) if ipv4 else names.mac(*parts)

@@ -1,0 +1,159 @@
+"""How a process of a pod comes to be: namespaces, files, standard streams, exec.
+
+Pause is spawned without a fork of this process, which makes a thousand of them cheap. A container is a fork, because
+it changes its file system before its exec. Between the two it tells its parent over a socket: first what could not be
+set up (with a descriptor of its mount namespace), then, if the exec failed, why. The socket closes on exec.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from netlab import names
+from netlab.errors import NetlabError
+from netlab.kernel import mounts, netns
+from netlab.supervisor.spec import MARK, Files, Spec
+
+IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+NOT_EXECUTABLE = 126  # exit statuses of a shell
+NOT_FOUND = 127
+_MESSAGE_MAX = 65536
+_SETUP_TIMEOUT = 10.0  # seconds; a working directory on a dead network file system must not stop the lab
+
+
+@dataclass(slots=True)
+class Birth:
+    """A container that was forked. `channel` is open until its exec, `output` until its last writer has gone."""
+
+    pid: int
+    channel: socket.socket
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a container's set-up went. `mount_namespace` is a descriptor that pins its inode number; -1 for none."""
+
+    mount_namespace: int
+    notes: tuple[str, ...]
+    failure: str
+
+
+def spawn_pause(netns_name: str, environment: Mapping[str, str]) -> int:
+    """Start the process that holds a pod and return its pid. Leaves this thread in the pod's namespace."""
+    netns.enter(netns_name)
+    program = shutil.which("sleep", path=environment["PATH"])
+    if program is None:
+        raise NetlabError("there is no program `sleep`", "install coreutils")
+    # A multi-call binary (busybox, uutils) goes by its first argument.
+    name = "pause" if os.path.basename(os.path.realpath(program)) == "sleep" else "sleep"
+    streams = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+    return os.posix_spawn(
+        program,
+        [name, "infinity"],
+        environment,
+        file_actions=streams,
+        setsid=True,
+        setsigdef=IGNORED_BY_PYTHON,
+        setsigmask=(),
+    )
+
+
+def fork_container(spec: Spec, files: Files, environment: Mapping[str, str], open_files: tuple[int, int]) -> Birth:
+    """Start a container. `open_files` is the limit that it gets, in place of this process's own."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    output, writer = os.pipe()
+    os.set_blocking(output, False)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(spec, files, environment, open_files, theirs, writer)
+        finally:
+            os._exit(NOT_FOUND)
+    theirs.close()
+    os.close(writer)
+    return Birth(pid, ours, output)
+
+
+def await_exec(birth: Birth) -> Arrival:
+    """Wait until a container has become its program, and say how that went."""
+    birth.channel.settimeout(_SETUP_TIMEOUT)
+    with birth.channel as channel:
+        try:
+            text, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_MAX, 1)
+            if not descriptors:
+                return Arrival(-1, (), text.decode())
+            return Arrival(descriptors[0], tuple(text.decode().splitlines()), channel.recv(_MESSAGE_MAX).decode())
+        except OSError as exc:
+            return Arrival(-1, (), f"its set-up takes longer than {_SETUP_TIMEOUT:g} s: {exc}")
+
+
+def container_environment(spec: Spec, base: Mapping[str, str], lab: str) -> dict[str, str]:
+    """Return a container's environment variables: the base, what Kubernetes and netlab add, its own."""
+    ours = {"HOSTNAME": host_name(spec), MARK: lab, "NETLAB_POD": spec.pod, "NETLAB_CONTAINER": spec.name}
+    return {**base, **ours, **dict(spec.env)}
+
+
+def host_name(spec: Spec) -> str:
+    """Return whose namespace it is: the pod's name, the node's for hostNetwork."""
+    owner = names.find_owner(spec.netns)
+    return owner.name if owner and owner.name else spec.pod
+
+
+def _become(
+    spec: Spec,
+    files: Files,
+    environment: Mapping[str, str],
+    open_files: tuple[int, int],
+    channel: socket.socket,
+    output: int,
+) -> NoReturn:
+    """Turn this forked process into the container."""
+    try:
+        _settle(output, open_files)
+        notes = _furnish(spec, files)
+        mount_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+        socket.send_fds(channel, ["\n".join(notes).encode() or b"\n"], [mount_namespace])
+        os.close(mount_namespace)
+        os.chdir(spec.working_dir)
+    except (NetlabError, OSError) as exc:
+        channel.send(f"cannot set up: {exc}".encode())
+        os._exit(NOT_FOUND)
+    try:
+        os.execvpe(spec.argv[0], spec.argv, environment)
+    except OSError as exc:
+        channel.send(f"cannot run {spec.argv[0]}: {exc.strerror}".encode())
+        os._exit(NOT_FOUND if isinstance(exc, FileNotFoundError) else NOT_EXECUTABLE)
+
+
+def _settle(output: int, open_files: tuple[int, int]) -> None:
+    """Give the process a session, standard streams, and the signals and limits that a program expects."""
+    for number in (signal.SIGTERM, signal.SIGCHLD, *IGNORED_BY_PYTHON):
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
+
+
+def _furnish(spec: Spec, files: Files) -> list[str]:
+    """Give the process its namespaces and its files, and return what could not be done."""
+    netns.enter(spec.netns)
+    mounts.unshare()
+    mounts.hide_namespaces()
+    netns.unshare(netns.CLONE_NEWUTS)
+    socket.sethostname(host_name(spec))
+    notes = []
+    if spec.hosts:
+        notes += mounts.bind_file(str(files.hosts(spec.pod)), "/etc/hosts")
+    if spec.resolv_conf:
+        notes += mounts.bind_file(str(files.resolv_conf(spec.pod)), "/etc/resolv.conf")
+    return notes + mounts.show_devices() + mounts.show_processes()

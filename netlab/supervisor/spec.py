@@ -1,0 +1,140 @@
+"""The two files between the supervisor and its client: what should run (spec.json) and what does (status.json).
+
+Both are written whole and renamed into place, so a reader never sees half of one. The client writes the spec and then
+sends `APPLY` over the control socket; the answer comes when the status file shows the outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PAUSE = "pause"  # as plan.objects.PAUSE, which would cost the supervisor an import of the whole model
+CONTROL = b"\0netlab-supervisor"  # abstract: known in the lab's fabric namespace only, and no file is left of it
+APPLY = b"apply"
+REPORT = b"report"
+MARK = "NETLAB_LAB"  # in the environment of every process of a lab
+SUPERVISOR_MARK = "NETLAB_SUPERVISOR"  # in the supervisor's own environment only
+
+Key = tuple[str, str]
+
+
+class Files(NamedTuple):
+    """Where things are in a lab's runtime folder."""
+
+    root: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.root / "spec.json"
+
+    @property
+    def status(self) -> Path:
+        return self.root / "status.json"
+
+    @property
+    def events(self) -> Path:
+        """Return the supervisor's own log."""
+        return self.root / "supervisor.log"
+
+    def hosts(self, pod: str) -> Path:
+        return self.root / "etc" / f"{pod}.hosts"
+
+    def resolv_conf(self, pod: str) -> Path:
+        return self.root / "etc" / f"{pod}.resolv.conf"
+
+    def log(self, pod: str, container: str) -> Path:
+        return self.root / "logs" / f"{pod}_{container}.log"
+
+
+class Spec(NamedTuple):
+    """One process that should run. An empty text leaves the machine's own file in place."""
+
+    pod: str
+    name: str
+    netns: str
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    working_dir: str
+    restart: bool
+    hosts: str = ""
+    resolv_conf: str = ""
+
+    @property
+    def key(self) -> Key:
+        return (self.pod, self.name)
+
+    def same_process(self, other: Spec) -> bool:
+        """Say whether a process made from one needs no restart to be the other: texts are changed in place."""
+        return self._replace(hosts="", resolv_conf="") == other._replace(hosts="", resolv_conf="")
+
+
+class Status(NamedTuple):
+    """What became of one process. `since` is seconds since the epoch; `exit_status` and `signal` are of its last end."""
+
+    spec: Spec
+    phase: str
+    since: float
+    pid: int  # as the host sees it; 0 when it does not run
+    started: int  # field 22 of /proc/PID/stat
+    restarts: int
+    exit_status: int | None
+    signal: int | None
+    reason: str
+
+
+class Report(NamedTuple):
+    """The whole status file. `pid` and `started` are the supervisor's own."""
+
+    pid: int
+    started: int
+    generation: int
+    processes: tuple[Status, ...]
+
+
+def write_specs(path: Path, generation: int, specs: Iterable[Spec]) -> None:
+    """Write the spec file."""
+    _write(path, {"generation": generation, "processes": [spec._asdict() for spec in specs]})
+
+
+def read_specs(path: Path) -> tuple[int, list[Spec]]:
+    """Return the generation and the specs. Raises OSError, or ValueError for a file that is not a spec."""
+    try:
+        tree = json.loads(path.read_bytes())
+        return tree["generation"], [_spec(entry) for entry in tree["processes"]]
+    except (KeyError, TypeError) as exc:
+        raise ValueError(f"{path} is not a spec file: {exc}") from exc
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the status file, without the texts."""
+    entries = [
+        status._asdict() | {"spec": status.spec._replace(hosts="", resolv_conf="")._asdict()}
+        for status in report.processes
+    ]
+    _write(path, report._asdict() | {"processes": entries})
+
+
+def read_report(path: Path) -> Report:
+    """Return what the supervisor last published. Raises OSError, or ValueError for a file that is not a report."""
+    try:
+        tree = json.loads(path.read_bytes())
+        processes = tuple(Status(**entry | {"spec": _spec(entry["spec"])}) for entry in tree["processes"])
+        return Report(**tree | {"processes": processes})
+    except (KeyError, TypeError) as exc:
+        raise ValueError(f"{path} is not a status file: {exc}") from exc
+
+
+def _spec(entry: dict[str, Any]) -> Spec:
+    argv, env = tuple(entry["argv"]), tuple((name, value) for name, value in entry["env"])
+    return Spec(**entry | {"argv": argv, "env": env})
+
+
+def _write(path: Path, tree: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".new")
+    draft.write_text(json.dumps(tree))
+    os.replace(draft, path)

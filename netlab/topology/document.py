@@ -1,0 +1,307 @@
+"""YAML text becomes plain Python values, and every value keeps the line and column where it stands.
+
+The events of PyYAML's parser are folded by hand rather than by its composer. So nesting costs no recursion, aliases
+cannot expand without limit, and a file that is too big is noticed before it is in memory. Mistakes of YAML that leave
+the meaning clear (a key given twice) are collected; the others end the reading.
+
+A mapping's key is always text here: `1: x` and `"1": x` are one key, whatever YAML would make of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import yaml
+
+from netlab.errors import Problem
+from netlab.topology import scalars
+from netlab.topology.findings import Finding, Loc, counted, quote
+from netlab.topology.syntax import explain
+
+DEPTH_MAX = 32
+VALUES_MAX = 500_000
+PLAIN_KEY = re.compile(r"[\w.-]{1,63}\Z")
+# What YAML 1.1 allows in a file, as yaml.reader has it.
+NOT_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+Value = Any  # None, bool, int, float, str, Unclear, list[Value] or dict[str, Value]
+Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Unreadable(Exception):
+    """The text cannot be read any further; carries the last problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+class Origin(NamedTuple):
+    """Where a value stands: the marks of its key and itself, and its text when it is a scalar."""
+
+    key: yaml.Mark | None
+    value: yaml.Mark
+    text: str | None
+
+
+class Place(NamedTuple):
+    """A field as the user wrote it: its path, and where it starts."""
+
+    path: str
+    origin: Origin
+    value: Value
+
+
+@dataclass(slots=True)
+class Document:
+    """One YAML document. `doubtful` holds the top-level keys under which a problem has been found."""
+
+    file: str
+    value: Value = None
+    root: Origin | None = None
+    problems: list[Problem] = field(default_factory=list)
+    doubtful: set[str] = field(default_factory=set)
+    origins: dict[int, dict[str | int, Origin]] = field(default_factory=dict)  # by id() of the list or mapping
+
+    def find(self, loc: Loc) -> Place:
+        """Return the field at a path, or the innermost value around it that is in the file.
+
+        A number selects the n-th entry of a mapping too, since lists may be written as mappings by name.
+        """
+        assert self.root is not None
+        place = Place("", self.root, self.value)
+        for step in loc:
+            here, value = place.origin, place.value
+            key = _select(value, step)
+            if key is None:
+                break
+            here = self.origins[id(value)][key]
+            place = Place(_join(place.path, key), here, value[key])
+        return place
+
+    def problem(self, finding: Finding) -> Problem:
+        """Give a finding its line and column."""
+        place = self.find(finding.loc)
+        mark = place.origin.key if finding.at_key and place.origin.key else place.origin.value
+        message = finding.message
+        if finding.first is not None:
+            message += f" (line {self.find(finding.first).origin.value.line + 1})"
+        return Problem(self.file, mark.line + 1, mark.column + 1, place.path, message, finding.hint)
+
+
+def _select(value: Value, step: str | int) -> str | int | None:
+    """Return the key of `value` that a step of a path means; None when there is none."""
+    if isinstance(value, list):
+        return step if isinstance(step, int) and step < len(value) else None
+    if not isinstance(value, dict):
+        return None
+    if isinstance(step, int):
+        return next((key for position, key in enumerate(value) if position == step), None)
+    if step in value:
+        return step
+    return next((key for key in value if key.casefold() == step.casefold()), None)
+
+
+def _join(path: str, key: str | int) -> str:
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    shown = key if PLAIN_KEY.match(key) else quote(key)
+    return f"{path}.{shown}" if path else shown
+
+
+def read(text: str, file: str) -> Document:
+    """Parse text that holds one YAML document. Raises Unreadable."""
+    document = Document(file)
+    text = text.removeprefix("\ufeff")
+    _refuse_control_characters(text, file)
+    parser = Parser(text)
+    try:
+        _Folder(document).fold(iter(parser.get_event, None))
+    except yaml.MarkedYAMLError as exc:
+        raise Unreadable(explain(exc, text, file)) from exc
+    except yaml.YAMLError as exc:
+        raise Unreadable(Problem(file, 0, 0, "", f"is not YAML: {exc}")) from exc
+    finally:
+        parser.dispose()
+    return document
+
+
+def _refuse_control_characters(text: str, file: str) -> None:
+    found = NOT_PRINTABLE.search(text)
+    if found is None:
+        return
+    before = text[: found.start()]
+    line, column = before.count("\n") + 1, found.start() - before.rfind("\n")
+    name = "a NUL character" if found[0] == "\0" else f"the control character {found[0]!r}"
+    raise Unreadable(Problem(file, line, column, "", f"holds {name}, which YAML does not allow", "is it a text file?"))
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A list or mapping that is being filled."""
+
+    container: Value
+    origins: dict[str | int, Origin]
+    anchor: str | None
+    size_before: int
+    key: yaml.ScalarEvent | None = None
+    included: list[Value] = field(default_factory=list)  # of `<<`
+
+
+class _Folder:
+    """Fold parser events into a Document."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.stack: list[_Frame] = []
+        self.size = 0  # of all values, each alias counted in full
+        self.anchors: dict[str, tuple[Value, str | None, int] | None] = {}  # None while it is being filled
+
+    def fold(self, events: Iterable[yaml.Event]) -> None:
+        """Read every event of one document, in order."""
+        for event in events:
+            kind = type(event)
+            if kind is yaml.ScalarEvent:
+                self.scalar(event)
+            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
+                self.open(event)
+            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+                self.close(event)
+            elif kind is yaml.AliasEvent:
+                self.alias(event)
+            elif kind is yaml.DocumentStartEvent and self.document.root is not None:
+                raise self.stop(event, "a second YAML document starts here; a topology file holds one")
+            elif kind is yaml.StreamEndEvent:
+                return
+
+    def scalar(self, event: yaml.ScalarEvent) -> None:
+        """Take a key or a single value."""
+        frame = self.stack[-1] if self.stack else None
+        if event.tag is not None:
+            self.refuse_tag(event, "str")
+        if "\0" in event.value:
+            raise self.stop(event, "holds a NUL character, which no name or command can")
+        if frame is not None and frame.key is None and type(frame.container) is dict:
+            self.take_key(frame, event)
+            return
+        value = scalars.scalar(event)
+        if event.anchor:
+            self.anchors[event.anchor] = (value, event.value, 1)
+        self.grow(event, 1)
+        self.put(event, value, event.value)
+
+    def take_key(self, frame: _Frame, event: yaml.ScalarEvent) -> None:
+        """Remember a key until its value comes."""
+        frame.key = event
+        if event.value in frame.container:
+            first = frame.origins[event.value].key
+            assert first is not None
+            message = f"the key {quote(event.value)} is given twice (first on line {first.line + 1})"
+            self.report(event, message, "keep one of the two: YAML would drop the other silently")
+
+    def open(self, event: yaml.CollectionStartEvent) -> None:
+        """Begin a list or mapping."""
+        if self.stack and self.stack[-1].key is None and type(self.stack[-1].container) is dict:
+            raise self.stop(event, "a list or mapping cannot be a key", "a value that starts with { or [ needs quotes")
+        if len(self.stack) >= DEPTH_MAX:
+            raise self.stop(event, f"is nested more than {DEPTH_MAX} levels deep")
+        is_mapping = type(event) is yaml.MappingStartEvent
+        if event.tag is not None:
+            self.refuse_tag(event, "map" if is_mapping else "seq")
+        container: Value = {} if is_mapping else []
+        origins: dict[str | int, Origin] = {}
+        self.document.origins[id(container)] = origins
+        self.grow(event, 1)
+        self.put(event, container, None)
+        self.stack.append(_Frame(container, origins, event.anchor, self.size))
+        if event.anchor:
+            self.anchors[event.anchor] = None
+
+    def close(self, event: yaml.CollectionEndEvent) -> None:
+        """End a list or mapping."""
+        frame = self.stack.pop()
+        for included in frame.included:
+            for key, value in included.items():
+                if key not in frame.container:
+                    frame.container[key] = value
+                    frame.origins[key] = self.document.origins[id(included)][key]
+        if frame.anchor:
+            self.anchors[frame.anchor] = (frame.container, None, self.size - frame.size_before + 1)
+
+    def alias(self, event: yaml.AliasEvent) -> None:
+        """Take the value that an anchor named."""
+        name = event.anchor
+        if name not in self.anchors:
+            raise self.stop(event, f"*{name} has no anchor &{name} before it", "a value that starts with * needs quotes")
+        anchored = self.anchors[name]
+        if anchored is None:
+            raise self.stop(event, f"*{name} stands inside of &{name} and would hold itself")
+        if self.stack and self.stack[-1].key is None and type(self.stack[-1].container) is dict:
+            raise self.stop(event, f"the alias *{name} cannot be a key")
+        value, text, size = anchored
+        self.grow(event, size)
+        self.put(event, value, text)
+
+    def put(self, event: yaml.Event, value: Value, text: str | None) -> None:
+        """Store a value where it belongs: in the open list or mapping, or as the whole document."""
+        if not self.stack:
+            self.document.value, self.document.root = value, Origin(None, event.start_mark, text)
+            return
+        frame = self.stack[-1]
+        if type(frame.container) is list:
+            frame.origins[len(frame.container)] = Origin(None, event.start_mark, text)
+            frame.container.append(value)
+            return
+        key, frame.key = frame.key, None
+        assert key is not None
+        if scalars.is_merge_key(key):
+            self.include(frame, event, value)
+        elif key.value not in frame.container:
+            frame.origins[key.value] = Origin(key.start_mark, event.start_mark, text)
+            frame.container[key.value] = value
+
+    def include(self, frame: _Frame, event: yaml.Event, value: Value) -> None:
+        """Take the value of a `<<` key."""
+        sources = value if isinstance(value, list) and value else [value]
+        if type(event) is yaml.AliasEvent and all(isinstance(source, dict) for source in sources):
+            frame.included += sources
+        else:
+            self.report(event, "`<<` includes a mapping by its alias, as in `<<: *defaults`")
+
+    def grow(self, event: yaml.Event, size: int) -> None:
+        """Count values. Raises Unreadable beyond the limit."""
+        self.size += size
+        if self.size > VALUES_MAX:
+            cause = "aliases expand the file to" if type(event) is yaml.AliasEvent else "the file holds"
+            hint = "an alias copies all that its anchor holds" if type(event) is yaml.AliasEvent else ""
+            raise self.stop(event, f"{cause} more than {counted(VALUES_MAX, 'value')}", hint)
+
+    def refuse_tag(self, event: yaml.Event, allowed: str) -> None:
+        """Report a tag other than the one that says nothing new."""
+        if event.tag not in (scalars.TAG + allowed, "!"):
+            shown = event.tag.replace(scalars.TAG, "!!")
+            hint = "leave it out; a value that starts with ! needs quotes"
+            self.report(event, f"the YAML tag {quote(shown)} means nothing in a topology file", hint)
+
+    def report(self, event: yaml.Event, message: str, hint: str = "") -> None:
+        """Collect a problem and go on."""
+        self.document.problems.append(self.stop(event, message, hint).problem)
+        if self.stack and self.stack[0].key:
+            self.document.doubtful.add(self.stack[0].key.value)
+
+    def stop(self, event: yaml.Event, message: str, hint: str = "") -> Unreadable:
+        """Return the problem at an event, to be raised."""
+        mark = event.start_mark
+        return Unreadable(Problem(self.document.file, mark.line + 1, mark.column + 1, self.path(), message, hint))
+
+    def path(self) -> str:
+        """Return the path of the value that is being read."""
+        path = ""
+        for frame in self.stack[: DEPTH_MAX // 2]:
+            if type(frame.container) is list:
+                path = _join(path, len(frame.container))
+            elif frame.key is not None:
+                path = _join(path, frame.key.value)
+        return path
