@@ -22,8 +22,8 @@ NETWORKS = (IPv4Network, IPv6Network)
 def to_json(value: Any) -> Any:
     """Return a value made of what JSON has. Addresses, networks and enums become text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"type": value.type, **found} if hasattr(type(value), "type") else found
+        tag = {"type": value.type} if hasattr(value, "type") else {}
+        return tag | {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -37,7 +37,8 @@ def to_json(value: Any) -> Any:
 
 def from_json(kind: type[T], value: Any) -> T:
     """Rebuild a value of a dataclass from what `to_json` made of it."""
-    result: T = _reader(kind)(value)
+    reader: Any = _reader  # mypy wants hashable arguments of a cached function
+    result: T = reader(kind)(value)
     return result
 
 
@@ -50,17 +51,21 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
     if origin in (Union, types.UnionType):
         return _union_reader(arguments)
     if origin is tuple:
-        item = _reader(arguments[0])
-        if arguments[-1] is ...:
-            return lambda value: tuple(map(item, value))
-        items = [_reader(argument) for argument in arguments]
-        return lambda value: tuple(read(entry) for read, entry in zip(items, value, strict=True))
+        return _tuple_reader(arguments)
     if origin is not None and issubclass(origin, Mapping):
         item = _reader(arguments[1])
         return lambda value: {key: item(entry) for key, entry in value.items()}
     if isinstance(kind, type) and issubclass(kind, (*ADDRESSES, *NETWORKS, Enum)):
         return kind
     return lambda value: value
+
+
+def _tuple_reader(arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
+    if arguments[-1] is ...:
+        item = _reader(arguments[0])
+        return lambda value: tuple(map(item, value))
+    items = [_reader(argument) for argument in arguments]
+    return lambda value: tuple(read(entry) for read, entry in zip(items, value, strict=True))
 
 
 def _dataclass_reader(kind: Any) -> Callable[[Any], Any]:

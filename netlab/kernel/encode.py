@@ -59,7 +59,7 @@ def messages(op: Op, indexes: Mapping[Netns, Indexes], fds: Mapping[Netns, int])
     elif op.action is Action.DELETE and op.old is not None:
         yield from _entry(op.old, here, deleting=True)
     elif op.new is not None:
-        yield from _entry(op.new, here, replacing=op.action is Action.CHANGE)
+        yield from _entry(op.new, here)
 
 
 def _create_link(
@@ -100,13 +100,13 @@ def _change_link(old: Object | None, new: Link, here: Indexes) -> Iterator[Messa
         yield rtnl.set_hairpin(index, new.hairpin)
 
 
-def _entry(entry: Object, here: Indexes, *, deleting: bool = False, replacing: bool = False) -> Iterator[Message]:
+def _entry(entry: Object, here: Indexes, *, deleting: bool = False) -> Iterator[Message]:
     match entry:
         case Addr():
             yield rtnl.address(rtnl.RTM_DELADDR if deleting else rtnl.RTM_NEWADDR, entry, here.get(entry.dev))
         case Route():
             kind = rtnl.RTM_DELROUTE if deleting else rtnl.RTM_NEWROUTE
-            yield rtnl.route(kind, entry, here.get(entry.dev) if entry.dev else 0, replace=replacing)
+            yield rtnl.route(kind, entry, here.get(entry.dev) if entry.dev else 0)
         case Neighbor():
             kind = rtnl.RTM_DELNEIGH if deleting else rtnl.RTM_NEWNEIGH
             yield rtnl.neighbor(kind, entry, here.get(entry.dev))

@@ -6,7 +6,7 @@ Contract (tests/contract.py runs it on both): along any path of desired plans,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from netlab.plan.diff import Op
@@ -22,8 +22,8 @@ class Kernel(Protocol):
     def observe(self, lab: str, like: Objects) -> State:
         """Return what a lab has. `like` names the sysctls and rule tables to read: they have no owner's mark."""
 
-    def apply(self, ops: Iterable[Op]) -> None:
-        """Carry out operations in the order given. Raises KernelError at the first that fails."""
+    def apply(self, ops: Iterable[Op], progress: Callable[[int], None]) -> None:
+        """Carry out operations in the order given, telling how many more are done. Raises KernelError at a failure."""
 
     def remove(self, lab: str) -> None:
         """Take every namespace and process of a lab away, whatever is in them."""

@@ -182,8 +182,8 @@ def address(kind: int, addr: Addr, index: int) -> Message:
     return Message(kind, NLM_F_CREATE | NLM_F_REPLACE if kind == RTM_NEWADDR else 0, body)
 
 
-def route(kind: int, entry: Route, index: int, *, replace: bool = False) -> Message:
-    """Add, replace or delete a route of the main table, marked as netlab's."""
+def route(kind: int, entry: Route, index: int) -> Message:
+    """Set or delete a route of the main table, marked as netlab's."""
     adding = kind == RTM_NEWROUTE
     scope = RT_SCOPE_UNIVERSE if entry.via or entry.dst.version == 6 or not adding else RT_SCOPE_LINK
     body = _RTMSG.pack(
@@ -200,7 +200,7 @@ def route(kind: int, entry: Route, index: int, *, replace: bool = False) -> Mess
     body += attribute(RTA_DST, entry.dst.network_address.packed) if entry.dst.prefixlen else b""
     body += attribute_u32(RTA_OIF, index) if index else b""
     body += attribute(RTA_GATEWAY, entry.via.packed) if entry.via else b""
-    flags = 0 if not adding else NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
+    flags = NLM_F_CREATE | NLM_F_REPLACE if adding else 0
     return Message(kind, flags, body)
 
 

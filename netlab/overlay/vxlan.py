@@ -16,8 +16,9 @@ from netlab.plan.objects import Addr, FdbEntry, Neighbor, Object, Route, Sysctl,
 from netlab.store.store import Lease
 from netlab.topology.model import VxlanBackend
 
-# inner Ethernet 14 + VXLAN 8 + UDP 8 + outer IPv4 20. Over IPv6 it is really 70, but flannel takes 50 off there too.
+# inner Ethernet 14 + VXLAN 8 + UDP 8 + outer IP 20 or 40
 OVERHEAD = 50
+HEADROOM = {4: 50, 6: 70}
 
 
 def vtep_mac(lab: str, node: str, device: str) -> str:
@@ -27,7 +28,11 @@ def vtep_mac(lab: str, node: str, device: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class VxlanOverlay:
-    """One VTEP per IP version and three entries per peer."""
+    """One VTEP per IP version and three entries per peer.
+
+    Pods get the link's MTU less 50 for IPv6 too, as in flannel. The kernel knows better: it keeps the IPv6 VTEP at 70
+    below its parent (vxlan_config_apply), so that larger packets meet a proper "packet too big" there.
+    """
 
     options: VxlanBackend
     overhead: int = OVERHEAD
@@ -61,7 +66,7 @@ class VxlanOverlay:
             port=options.port,
             local=local,
             parent=UPLINK,
-            mtu=self.pod_mtu(site.mtu),
+            mtu=min(self.pod_mtu(site.mtu), site.mtu - HEADROOM[version]),
             mac=vtep_mac(site.lab, site.me.node, device),
             learning=options.learning,
             gbp=options.gbp,

@@ -5,7 +5,8 @@ made from the inside out; a route goes in after the neighbour and FDB entries th
 that no packet is resolved too early (facts.md 1.10).
 
 A link that goes takes its addresses, routes and entries with it: no operation is spent on those, and those that the
-plan wants on its successor are made again.
+plan wants on its successor are made again. So are the routes and neighbours of an interface that loses an address:
+with its last one the kernel drops them all.
 """
 
 from __future__ import annotations
@@ -51,22 +52,23 @@ class Phase(IntEnum):
 
     STOP = 0
     UNRULE = 1
-    DETACH = 2
-    UNLINK = 3
-    UNNAME = 4
-    NAME = 5
-    SYSCTL = 6
-    BRIDGE = 7
-    CABLE = 8
-    CONFIGURE = 9
-    TUNNEL = 10
-    ADDRESS = 11
-    NEIGHBOR = 12
-    FDB = 13
-    ROUTE = 14
-    LINK_SYSCTL = 15
-    RULES = 16
-    PROCESS = 17
+    UNROUTE = 2
+    DETACH = 3
+    UNLINK = 4
+    UNNAME = 5
+    NAME = 6
+    SYSCTL = 7
+    BRIDGE = 8
+    CABLE = 9
+    CONFIGURE = 10
+    TUNNEL = 11
+    ADDRESS = 12
+    NEIGHBOR = 13
+    FDB = 14
+    ROUTE = 15
+    LINK_SYSCTL = 16
+    RULES = 17
+    PROCESS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +186,10 @@ def _differences(netns: Netns, have: frozenset[Object], want: frozenset[Object])
         else:
             yield Op(_undo_phase(keep), Action.DELETE, netns, old=keep)
             yield Op(_phase(new), Action.CREATE, netns, new=new)
-    for entry in want - have:
-        if entry.key not in versions and not isinstance(entry, Veth):
+    lost = {entry.dev for entry in have - want if isinstance(entry, Addr)}
+    for entry in want:
+        again = isinstance(entry, (Route, Neighbor)) and entry.dev in lost
+        if (entry not in have or again) and entry.key not in versions and not isinstance(entry, Veth):
             yield Op(_phase(entry), Action.CREATE, netns, new=entry)
 
 
@@ -204,6 +208,8 @@ def _undo_phase(entry: Object) -> Phase:
         return Phase.STOP
     if isinstance(entry, Ruleset):
         return Phase.UNRULE
+    if isinstance(entry, Route):
+        return Phase.UNROUTE
     return Phase.UNLINK if isinstance(entry, LINKS) else Phase.DETACH
 
 

@@ -141,9 +141,10 @@ class Route:
     """A route of the main table. Without `via` the destination is on the link itself.
 
     A plan holds unicast routes only; somebody's `blackhole`, `unreachable` or `prohibit` is observed with no `dev`.
+    To another device it goes by way of deletion: for IPv6 the kernel checks an onlink gateway against the old route.
     """
 
-    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"dev", "via", "onlink", "kind"})
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"via", "onlink"})
     dst: IPv4Network | IPv6Network
     dev: str
     via: IpAddress | None = None

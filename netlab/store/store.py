@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from netlab.topology.model import Address, Network, Topology
+from netlab.topology.model import Address, Network, Role, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,14 @@ class Snapshot:
     leases: Mapping[str, Lease] = field(default_factory=dict)
     machines: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
     pods: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
+
+    def covers(self, topology: Topology) -> bool:
+        """Say whether every member of a topology has its allocation."""
+        return (
+            all(node.name in self.leases for node in topology.cluster_nodes)
+            and all(node.name in self.machines for node in topology.nodes if node.role is Role.EXTERNAL)
+            and all(pod.name in self.pods for pod in topology.pods if not pod.host_network)
+        )
 
 
 class Store(Protocol):

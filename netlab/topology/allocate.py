@@ -6,9 +6,12 @@ given what another may keep.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from netlab.store.store import Lease, Snapshot
-from netlab.topology.ipam import first_free, fits, free_pod_cidr
-from netlab.topology.model import Address, Network, Node, Pod, Role, Segment, Topology
+from netlab.topology.ipam import Pool, fits, next_pod_cidr, pod_cidrs
+from netlab.topology.model import Address, Network, Role, Segment, Topology
 
 
 def allocate(topology: Topology, held: Snapshot) -> Snapshot:
@@ -21,81 +24,79 @@ def allocate(topology: Topology, held: Snapshot) -> Snapshot:
 
 
 def _machine_addresses(topology: Topology, held: Snapshot) -> dict[str, tuple[Address, ...]]:
-    """Give each machine one address per family of its segment; routers sit in front."""
+    """Give each machine one address per family of its segment; routers sit in front, and .1 is kept for one to come."""
     before = {**{name: lease.public_ips for name, lease in held.leases.items()}, **held.machines}
     taken = {address for node in topology.nodes for address in node.addresses}
-    kept: dict[str, dict[int, Address]] = {}
-    for node in topology.nodes:
-        segment = topology.segment(node.segment)
-        chosen = {address.version: address for address in node.addresses}
-        for cidr in segment.cidrs:
-            old = next((a for a in before.get(node.name, ()) if a.version == cidr.version), None)
-            if (
-                cidr.version not in chosen
-                and old
-                and old in cidr
-                and old not in taken | _routers(topology, segment, cidr)
-            ):
-                chosen[cidr.version] = old
-                taken.add(old)
-        kept[node.name] = chosen
-    return {node.name: _complete_machine(topology, node, kept[node.name], taken) for node in topology.nodes}
+    taken |= {address for segment in topology.segments for address in _router_addresses(topology, segment)}
+    pools = {cidr: Pool(cidr, reserved=1, taken=taken) for segment in topology.segments for cidr in segment.cidrs}
+    wanted = [
+        _Wish(f"node {node.name}", topology.segment(node.segment).cidrs, node.addresses, before.get(node.name, ()))
+        for node in topology.nodes
+    ]
+    return dict(zip((node.name for node in topology.nodes), _grant(wanted, pools, taken), strict=True))
 
 
-def _complete_machine(
-    topology: Topology, node: Node, chosen: dict[int, Address], taken: set[Address]
-) -> tuple[Address, ...]:
-    segment = topology.segment(node.segment)
-    for cidr in segment.cidrs:
-        if cidr.version not in chosen:
-            reserved = max(1, len(_routers(topology, segment, cidr)))  # .1 is kept for a router that may come
-            chosen[cidr.version] = first_free(cidr, reserved, taken, f"node {node.name}")
-            taken.add(chosen[cidr.version])
-    return tuple(chosen[cidr.version] for cidr in segment.cidrs)
-
-
-def _routers(topology: Topology, segment: Segment, cidr: Network) -> set[Address]:
-    """Return the addresses that routers take in a segment: the first ones."""
+def _router_addresses(topology: Topology, segment: Segment) -> Iterator[Address]:
     joined = sum(segment.name in router.segments for router in topology.routers)
-    return {cidr.network_address + 1 + index for index in range(joined)}
-
-
-def _pod_cidrs(topology: Topology, held: Snapshot) -> dict[str, tuple[Network, ...]]:
-    kept: dict[str, dict[int, Network]] = {node.name: {} for node in topology.cluster_nodes}
-    taken: set[Network] = set()
-    for cluster in topology.cluster_cidrs:
-        for name, chosen in kept.items():
-            old = held.leases[name].pod_cidr(cluster.version) if name in held.leases else None
-            if old and old not in taken and fits(old, cluster, topology.node_mask(cluster.version)):
-                chosen[cluster.version] = old
-                taken.add(old)
-    for cluster in topology.cluster_cidrs:
-        for chosen in kept.values():
-            if cluster.version not in chosen:
-                chosen[cluster.version] = free_pod_cidr(cluster, topology.node_mask(cluster.version), taken)
-                taken.add(chosen[cluster.version])
-    return {name: tuple(chosen[c.version] for c in topology.cluster_cidrs) for name, chosen in kept.items()}
+    return (cidr.network_address + 1 + index for cidr in segment.cidrs for index in range(joined))
 
 
 def _pod_addresses(topology: Topology, leases: dict[str, Lease], held: Snapshot) -> dict[str, tuple[Address, ...]]:
+    """Give each pod one address per family from its node's podCIDR, after cni0's."""
     pods = [pod for pod in topology.pods if not pod.host_network]
     taken = {address for pod in pods for address in pod.addresses}
-    taken |= {cidr.network_address + 1 for lease in leases.values() for cidr in lease.pod_cidrs}  # cni0
-    kept: dict[str, dict[int, Address]] = {}
-    for pod in pods:
-        chosen = {address.version: address for address in pod.addresses}
-        for cidr in leases[pod.node].pod_cidrs:
-            old = next((a for a in held.pods.get(pod.name, ()) if a.version == cidr.version), None)
-            if cidr.version not in chosen and old and old in cidr and old not in taken:
-                chosen[cidr.version] = old
+    pools = {cidr: Pool(cidr, reserved=1, taken=taken) for lease in leases.values() for cidr in lease.pod_cidrs}
+    taken |= {cidr.network_address + 1 for cidr in pools}
+    wanted = [
+        _Wish(
+            f"pod {pod.name} on node {pod.node}", leases[pod.node].pod_cidrs, pod.addresses, held.pods.get(pod.name, ())
+        )
+        for pod in pods
+    ]
+    return dict(zip((pod.name for pod in pods), _grant(wanted, pools, taken), strict=True))
+
+
+class _Wish(NamedTuple):
+    """One address wanted from each of `cidrs`: the one `chosen` by the user, else the one `held`, else any."""
+
+    who: str
+    cidrs: tuple[Network, ...]
+    chosen: tuple[Address, ...]
+    held: tuple[Address, ...]
+
+
+def _grant(wishes: list[_Wish], pools: dict[Network, Pool], taken: set[Address]) -> Iterator[tuple[Address, ...]]:
+    """Yield what each wish gets, in their order; what is held goes out before anything new."""
+    granted: list[dict[Network, Address]] = []
+    for wish in wishes:
+        found = {cidr: address for cidr in wish.cidrs for address in wish.chosen if address.version == cidr.version}
+        for cidr in wish.cidrs:
+            old = next((a for a in wish.held if a in cidr and a not in taken), None)
+            if old and cidr not in found:
+                found[cidr] = old
                 taken.add(old)
-        kept[pod.name] = chosen
-    return {pod.name: _complete_pod(pod, leases[pod.node], kept[pod.name], taken) for pod in pods}
+        granted.append(found)
+    for wish, found in zip(wishes, granted, strict=True):
+        for cidr in wish.cidrs:
+            if cidr not in found:
+                found[cidr] = pools[cidr].take(wish.who)
+                taken.add(found[cidr])
+        yield tuple(found[cidr] for cidr in wish.cidrs)
 
 
-def _complete_pod(pod: Pod, lease: Lease, chosen: dict[int, Address], taken: set[Address]) -> tuple[Address, ...]:
-    for cidr in lease.pod_cidrs:
-        if cidr.version not in chosen:
-            chosen[cidr.version] = first_free(cidr, 1, taken, f"pod {pod.name} on node {lease.node}")
-            taken.add(chosen[cidr.version])
-    return tuple(chosen[cidr.version] for cidr in lease.pod_cidrs)
+def _pod_cidrs(topology: Topology, held: Snapshot) -> dict[str, tuple[Network, ...]]:
+    """Give each node a podCIDR per family; what is held and still fits is kept."""
+    granted: dict[str, dict[Network, Network]] = {node.name: {} for node in topology.cluster_nodes}
+    taken: set[Network] = set()
+    for cluster in topology.cluster_cidrs:
+        length = topology.node_mask(cluster.version)
+        for name, found in granted.items():
+            old = held.leases[name].pod_cidr(cluster.version) if name in held.leases else None
+            if old and old not in taken and fits(old, cluster, length):
+                found[cluster] = old
+                taken.add(old)
+        free = (cidr for cidr in pod_cidrs(cluster, length) if cidr not in taken)
+        for found in granted.values():
+            if cluster not in found:
+                found[cluster] = next_pod_cidr(free, cluster, length)
+    return {name: tuple(found[cluster] for cluster in topology.cluster_cidrs) for name, found in granted.items()}

@@ -9,7 +9,7 @@ Pods' addresses follow CNI's host-local (facts.md 2.7): .1 is the bridge, the fi
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from ipaddress import ip_network
 
 from netaddr import IPNetwork
@@ -35,24 +35,31 @@ def fits(held: Network, cluster: Network, length: int) -> bool:
     )
 
 
-def free_pod_cidr(cluster: Network, length: int, taken: Iterable[Network]) -> Network:
-    """Return the lowest free podCIDR. Raises PlanError when all are taken."""
-    used = {network for network in taken if network.version == cluster.version}
-    for candidate in pod_cidrs(cluster, length):
-        if candidate not in used:
-            return candidate
-    hint = "use a larger clusterCIDR or a longer nodeCIDRMaskSize"
-    raise PlanError(f"out of subnets: clusterCIDR {cluster} has no free /{length} left for another node", hint)
+def next_pod_cidr(free: Iterator[Network], cluster: Network, length: int) -> Network:
+    """Return the next free podCIDR. Raises PlanError when all are taken."""
+    found = next(free, None)
+    if found is None:
+        hint = "use a larger clusterCIDR or a longer nodeCIDRMaskSize"
+        raise PlanError(f"out of subnets: clusterCIDR {cluster} has no free /{length} left for another node", hint)
+    return found
 
 
-def first_free(network: Network, reserved: int, taken: Container[Address], who: str) -> Address:
-    """Return the first free host address of a network, the first `reserved` ones left out.
+class Pool:
+    """A network's host addresses, handed out in order. The first `reserved` and those in `taken` are left out.
 
-    Raises PlanError when there is none.
+    `taken` is looked at when an address is asked for: it may grow in the meantime.
     """
-    base = network.network_address
-    hosts = network.num_addresses - (1 if network.version == 4 else 0)  # the last IPv4 address is the broadcast
-    for offset in range(1 + reserved, hosts):
-        if base + offset not in taken:
-            return base + offset
-    raise PlanError(f"no IP addresses available in {network} for {who}", "use a larger network")
+
+    def __init__(self, network: Network, *, reserved: int, taken: Container[Address]) -> None:
+        self._network = network
+        self._taken = taken
+        # the last IPv4 address is the broadcast
+        self._offsets = iter(range(1 + reserved, network.num_addresses - (1 if network.version == 4 else 0)))
+
+    def take(self, who: str) -> Address:
+        """Return the next free address. Raises PlanError when there is none left for `who`."""
+        for offset in self._offsets:
+            address = self._network.network_address + offset
+            if address not in self._taken:
+                return address
+        raise PlanError(f"no IP addresses available in {self._network} for {who}", "use a larger network")

@@ -1,0 +1,117 @@
+"""`netlab status` and what it shows of a lab: members, addresses, routes, drift."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netlab.cli.common import complete_lab, find_lab, output_option, print_json
+from netlab.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from netlab.lab import Lab, Status
+
+FEW_NODES = 8  # routes are listed for so many nodes, and counted beyond
+DRIFTED = 1
+
+
+@click.command("status")
+@click.argument("lab", required=False, shell_complete=complete_lab)
+@output_option
+@click.pass_context
+def status_command(ctx: click.Context, lab: str | None, output: str) -> None:
+    """Show a LAB: nodes, pods, addresses, routes, and drift.
+
+    Drift is what was changed by hand since `netlab up`, which also repairs it. Exit status 1 when there is any.
+    """
+    from netlab.kernel.rootless import join_if_any
+
+    join_if_any()
+    found = find_lab(lab)
+    status = found.status()
+    shown = _view(found, status)
+    if output == "json":
+        print_json(shown)
+    else:
+        _print(shown)
+    ctx.exit(DRIFTED if shown["drift"] else 0)
+
+
+def _view(lab: Lab, status: Status) -> dict[str, Any]:
+    """Gather what there is to say, as JSON values."""
+    from netlab import names
+    from netlab.plan.build import pod_mtu
+    from netlab.plan.drift import differences, name_of
+    from netlab.plan.objects import Route
+    from netlab.plan.summary import member_of
+
+    topology, snapshot = lab.topology, lab.snapshot
+    nodes = []
+    for node in topology.nodes:
+        lease = snapshot.leases.get(node.name)
+        have = status.state.objects.get(names.netns(lab.name, node.name), frozenset())
+        routes = sorted(name_of(entry).removeprefix("route ") for entry in have if isinstance(entry, Route))
+        addresses = lease.public_ips if lease else snapshot.machines[node.name]
+        cidrs = [str(cidr) for cidr in lease.pod_cidrs] if lease else []
+        row = {"node": node.name, "addresses": [str(address) for address in addresses], "podCIDRs": cidrs}
+        nodes.append({**row, "pods": sum(pod.node == node.name for pod in topology.pods), "routes": routes})
+    pods = []
+    for pod in topology.pods:
+        found = lab.addresses(pod.name, snapshot)
+        up = lab.netns(pod.name) in status.state.objects
+        pods.append({"pod": pod.name, "node": pod.node, "addresses": [str(a) for a in found], "up": up})
+    first = topology.cluster_nodes[0].name
+    return {
+        "lab": lab.name,
+        "backend": topology.backend,
+        "podMTU": pod_mtu(topology, first),
+        "up": bool(status.state.objects),
+        "nodes": nodes,
+        "pods": pods,
+        "refusals": [f"{member_of(entry.netns)}: {entry.what}: {entry.why}" for entry in status.plan.refusals],
+        "drift": [str(entry) for entry in differences(status.drift)],
+        "foreign": [
+            f"{member_of(netns)}: {name_of(entry)}"
+            for netns, entries in sorted(status.state.foreign.items())
+            for entry in sorted(entries, key=lambda entry: entry.key)
+        ],
+    }
+
+
+def _print(shown: dict[str, Any]) -> None:
+    click.echo(
+        f"{shown['lab']}: {'up' if shown['up'] else 'DOWN'}, {shown['backend'].type}, pod MTU {shown['podMTU']}\n"
+    )
+    nodes = [
+        (
+            row["node"],
+            " ".join(row["addresses"]),
+            " ".join(row["podCIDRs"]) or "-",
+            str(row["pods"]),
+            _routes(row, shown),
+        )
+        for row in shown["nodes"]
+    ]
+    print_table(("NODE", "ADDRESS", "PODCIDR", "PODS", "ROUTES"), nodes)
+    pods = [
+        (row["pod"], row["node"], " ".join(row["addresses"]), "up" if row["up"] else "DOWN") for row in shown["pods"]
+    ]
+    if pods:
+        click.echo()
+        print_table(("POD", "NODE", "ADDRESS", "STATE"), pods)
+    for title, key in (("left out by design", "refusals"), ("made by somebody else, left alone", "foreign")):
+        if shown[key]:
+            click.echo(f"\n{title}:")
+            for line in shown[key]:
+                click.echo(f"  {line}")
+    if shown["drift"]:
+        click.echo("\ndrift (`netlab up` repairs it):")
+        for line in shown["drift"]:
+            click.echo(f"  {line}")
+    else:
+        click.echo("\ndrift: none")
+
+
+def _routes(row: dict[str, Any], shown: dict[str, Any]) -> str:
+    return "\n".join(row["routes"]) if len(shown["nodes"]) <= FEW_NODES else str(len(row["routes"]))

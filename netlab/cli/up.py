@@ -1,0 +1,112 @@
+"""`netlab up`: make a lab what its topology file says."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netlab.cli.common import default_file, output_option, print_json
+from netlab.errors import UsageError
+
+if TYPE_CHECKING:
+    from netlab.lab import Lab, Outcome
+
+
+@click.command("up")
+@click.argument("file", required=False, type=click.Path(allow_dash=True))
+@click.option("-t", "--topo", type=click.Path(allow_dash=True), help="The topology file, as an option.")
+@click.option("-n", "--name", help="Name the lab; the file's own name stands aside.")
+@click.option("--backend", metavar="B", help="Use this backend instead of the file's: bridge, vxlan, host-gw, ipip.")
+@click.option("--dry-run", is_flag=True, help="Print the commands that would do it by hand, and change nothing.")
+@click.option("--wait", default=30.0, show_default=True, help="Seconds to wait for another netlab on the same lab.")
+@output_option
+def up_command(
+    file: str | None, topo: str | None, name: str | None, backend: str | None, dry_run: bool, wait: float, output: str
+) -> None:
+    """Make a lab what its topology FILE says (default: topology.yaml).
+
+    Nothing that is right already is touched: run it again after an edit, after a mistake by hand, after a crash.
+    """
+    if file and topo:
+        raise UsageError("two topology files were given", "give FILE or --topo, not both")
+    from netlab.kernel.rootless import ensure_privileged
+    from netlab.lab import Lab
+
+    lab = Lab.load(file or topo or default_file(), backend=backend, name=name)
+    ensure_privileged()
+    if dry_run:
+        _print_commands(lab.up(dry_run=True), output)
+        return
+    with _Progress(quiet=output == "json") as progress:
+        outcome = lab.up(wait=wait, begin=progress.begin, progress=progress.advance)
+    _report(lab, outcome, output)
+
+
+def _print_commands(outcome: Outcome, output: str) -> None:
+    from netlab.plan.text import commands
+
+    lines = list(commands(outcome.ops))
+    if output == "json":
+        print_json({"commands": lines, "refusals": outcome.plan.refusals})
+        return
+    for line in lines:
+        click.echo(line)
+    for refusal in outcome.plan.refusals:
+        click.echo(f"# left out in {refusal.netns}: {refusal.what}: {refusal.why}")
+    if not lines:
+        click.echo("# nothing to do")
+
+
+def _report(lab: Lab, outcome: Outcome, output: str) -> None:
+    """Say what was done."""
+    from netlab.plan.summary import summarize
+
+    if output == "json":
+        print_json(_json(lab, outcome))
+        return
+    for refusal in outcome.plan.refusals:
+        click.echo(f"left out: {refusal.what}: {refusal.why}", err=True)
+    topology = lab.topology
+    size = f"{len(topology.nodes)} nodes, {len(topology.pods)} pods, {topology.backend.type}"
+    if not outcome.ops:
+        click.echo(f"{lab.name}: nothing to do ({size})")
+        return
+    for line in summarize(outcome.ops):
+        click.echo(f"  {line}")
+    click.echo(f"{lab.name}: up ({size}) in {outcome.seconds:.2f} s")
+
+
+def _json(lab: Lab, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "lab": lab.name,
+        "changed": bool(outcome.ops),
+        "operations": len(outcome.ops),
+        "seconds": round(outcome.seconds, 4),
+        "refusals": outcome.plan.refusals,
+    }
+
+
+class _Progress:
+    """A bar on a terminal; nothing where output goes to a file: the report's plain lines say it all."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet or not sys.stderr.isatty()
+        self._bar: Any = None
+
+    def begin(self, total: int) -> None:
+        if not self._quiet and total:
+            self._bar = click.progressbar(length=total, label="building", file=sys.stderr, width=30)
+            self._bar.__enter__()
+
+    def advance(self, done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(done)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)

@@ -1,0 +1,69 @@
+"""Operations in a few words, grouped: what `netlab up` says it did. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from netlab import names
+from netlab.plan.diff import Action, Op
+from netlab.plan.text import command
+
+FEW = 12  # up to so many operations are listed one by one
+WORDS = {
+    "Loopback": "loopbacks",
+    "Veth": "cables",
+    "Bridge": "bridges",
+    "Vxlan": "VXLAN devices",
+    "Ipip": "IPIP devices",
+    "Addr": "addresses",
+    "Route": "routes",
+    "Neighbor": "neighbors",
+    "FdbEntry": "FDB entries",
+    "Sysctl": "settings",
+    "Ruleset": "rulesets",
+    "Process": "processes",
+}
+VERBS = {Action.CREATE: "make", Action.CHANGE: "change", Action.DELETE: "delete"}
+
+
+def summarize(ops: Iterable[Op]) -> list[str]:
+    """Return lines that say what operations do: each one where they are few, counts by kind where they are many."""
+    ops = tuple(ops)
+    if len(ops) <= FEW:
+        return [describe(op) for op in ops]
+    return list(_counts(ops))
+
+
+def describe(op: Op) -> str:
+    """Return one operation as the first line of the command that does it by hand."""
+    return next(command(op), op.action.value).splitlines()[0]
+
+
+def _counts(ops: tuple[Op, ...]) -> Iterator[str]:
+    spaces: Counter[str] = Counter(op.action for op in ops if op.new is None and op.old is None)
+    kinds: Counter[tuple[str, str]] = Counter()
+    for op in ops:
+        entry = op.new or op.old
+        if entry is not None and not _is_part_of_making(op):
+            kinds[VERBS[op.action], WORDS.get(type(entry).__name__, type(entry).__name__)] += 1
+    made, gone = spaces[Action.ADD_NETNS], spaces[Action.DELETE_NETNS]
+    for verb in ("delete", "change", "make"):
+        found = [f"{count} {kind}" for (v, kind), count in sorted(kinds.items()) if v == verb]
+        if verb == "delete" and gone:
+            found.insert(0, f"{gone} namespaces")
+        if verb == "make" and made:
+            found.insert(0, f"{made} namespaces")
+        if found:
+            yield f"{verb}: {', '.join(found)}"
+
+
+def _is_part_of_making(op: Op) -> bool:
+    """Say whether a change only finishes a cable that was made a moment before: raising its far end."""
+    return op.action is Action.CHANGE and getattr(op.old, "up", True) is False and hasattr(op.new, "peer")
+
+
+def member_of(netns: str) -> str:
+    """Return the lab member that a namespace belongs to, for people: "fabric" for the underlay."""
+    owner = names.find_owner(netns)
+    return (owner.name or "fabric") if owner else netns
