@@ -61,13 +61,17 @@ class Problem:
 
 
 class TopologyError(NetlabError):
-    """A topology file is wrong. Carries every problem that was found, in file order."""
+    """A topology file is wrong. Carries every problem that was found, in file order; shows the first of them."""
 
     exit_status = 2
+    SHOWN = 50
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(sorted(problems))
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        lines = [str(problem) for problem in self.problems[: self.SHOWN]]
+        if len(self.problems) > self.SHOWN:
+            lines.append(f"... and {len(self.problems) - self.SHOWN} more problems")
+        super().__init__("\n".join(lines))
 
 
 class PlanError(NetlabError):

@@ -21,12 +21,17 @@ from types import TracebackType
 from netlab import names
 from netlab.errors import KernelError, UsageError
 from netlab.folder import LabFolder, Record, known_labs
+from netlab.kernel import enter
+from netlab.kernel.enter import Place
 from netlab.kernel.linux import LinuxKernel, no_progress
+from netlab.kernel.process import ProcessState, Supervisor, write_etc
 from netlab.plan.build import build
 from netlab.plan.diff import Op, diff
-from netlab.plan.objects import Netns, Objects, Plan, State
+from netlab.plan.etc import pod_files
+from netlab.plan.objects import Netns, Plan, State
+from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
-from netlab.topology.model import Topology
+from netlab.topology.model import Address, Topology
 
 LOCK_WAIT = 30.0  # seconds for another netlab to finish with the lab
 ROUNDS = 3  # a change can have side effects in the kernel, which the next round mends
@@ -57,7 +62,6 @@ class Lab:
         self.topology = topology
         self.source = source
         self.folder = LabFolder(topology.name)
-        self._kernel = LinuxKernel(self.folder.runtime)
 
     @classmethod
     def load(cls, file: str | Path, *, backend: str | None = None, name: str | None = None) -> Lab:
@@ -100,32 +104,28 @@ class Lab:
         """
         started = time.monotonic()
         if dry_run:
-            return self._plan_only(started)
-        with self.folder.lock(wait):
+            from netlab.topology.allocate import allocate
+
+            found = self._compare(allocate(self.topology, self.folder.store.read()))
+            return Outcome(found.drift, found.plan, time.monotonic() - started)
+        with self.folder.lock(wait), LinuxKernel(self.folder.runtime) as kernel:
             plan = self._acquire()
-            state = self._kernel.observe(self.name, plan.objects)
-            ops = first = diff(state.objects, plan.objects)
+            before = kernel.observe(self.name, plan.objects).objects
+            ops = first = diff(before, plan.objects)
             begin(len(ops))
-            fresh = not state.objects
             for _ in range(ROUNDS):
-                self._kernel.apply(ops, progress)
-                if fresh or not ops:
+                kernel.apply(ops, progress)
+                if not before or not ops:
                     break
-                ops = diff(self._kernel.observe(self.name, plan.objects).objects, plan.objects)
+                ops = diff(kernel.observe(self.name, plan.objects).objects, plan.objects)
             return Outcome(tuple(first), plan, time.monotonic() - started)
 
     def _acquire(self) -> Plan:
         """Allocate addresses and record the topology, so that whatever follows can be finished or taken away."""
         snapshot = self.folder.store.acquire(self.topology)
         self.folder.write_record(Record(self.topology, self.source))
+        write_etc(self.folder.runtime, pod_files(self.topology, snapshot))
         return build(self.topology, snapshot)
-
-    def _plan_only(self, started: float) -> Outcome:
-        from netlab.topology.allocate import allocate
-
-        plan = build(self.topology, allocate(self.topology, self.folder.store.read()))
-        state = self._kernel.observe(self.name, plan.objects)
-        return Outcome(tuple(diff(state.objects, plan.objects)), plan, time.monotonic() - started)
 
     def down(self, *, wait: float = LOCK_WAIT) -> bool:
         """Take the lab away with everything in it; say whether there was anything."""
@@ -133,8 +133,12 @@ class Lab:
 
     def status(self) -> Status:
         """Compare the lab with what it should be."""
-        plan = build(self.topology, self.snapshot)
-        state = self._kernel.observe(self.name, plan.objects)
+        return self._compare(self.snapshot)
+
+    def _compare(self, snapshot: Snapshot) -> Status:
+        plan = build(self.topology, snapshot)
+        with LinuxKernel(self.folder.runtime) as kernel:
+            state = kernel.observe(self.name, plan.objects)
         return Status(plan, state, tuple(diff(state.objects, plan.objects)))
 
     # --- what is in it ---
@@ -160,23 +164,45 @@ class Lab:
             f"lab {self.name} has no pod, node or router {member!r}", _suggest(member, self.topology.members())
         )
 
-    def address(self, member: str, version: int | None = None) -> str:
-        """Return a pod's or machine's address, the first one or that of an IP version."""
-        snapshot = self.snapshot
+    def addresses(self, member: str, snapshot: Snapshot | None = None) -> tuple[Address, ...]:
+        """Return a member's addresses; a router's are those of all its interfaces. Raises UsageError."""
+        snapshot = snapshot or self.snapshot
         pod = self.topology.find_pod(member)
         holder = pod.node if pod and pod.host_network else member
-        lease = snapshot.leases.get(holder)
-        found = snapshot.pods.get(holder) or snapshot.machines.get(holder) or (lease.public_ips if lease else ())
-        for address in found:
-            if version in (None, address.version):
-                return str(address)
-        raise UsageError(f"{member} has no IPv{version or ''} address in lab {self.name}")
+        if holder in snapshot.leases:
+            return snapshot.leases[holder].public_ips
+        if holder in snapshot.pods or holder in snapshot.machines:
+            return snapshot.pods.get(holder) or snapshot.machines[holder]
+        self.netns(member)  # refuses a name that is not there
+        return tuple(router_addresses(self.topology, member))
 
-    def exec(self, member: str, argv: Sequence[str], *, timeout: float | None = None) -> CompletedProcess[str]:
+    def address(self, member: str) -> str:
+        """Return a member's first address."""
+        return str(self.addresses(member)[0])
+
+    def place(self, member: str) -> Place:
+        """Return where a command in a member runs. Raises UsageError."""
+        from netlab.plan.etc import etc_files
+
+        files = etc_files(self.topology, self.snapshot, member)
+        env = {"NETLAB_LAB": self.name, "NETLAB_MEMBER": member}
+        return Place(self.netns(member), files.hosts, files.resolv_conf, hostname=member, env=env)
+
+    def exec(
+        self, member: str, argv: Sequence[str], *, stdin: str | None = None, timeout: float | None = None
+    ) -> CompletedProcess[str]:
         """Run a command in a pod, node or router and return its output and exit status."""
-        from netlab.kernel import enter
+        return enter.run(argv, self.place(member), stdin=stdin, timeout=timeout)
 
-        return enter.run(argv, place=self.place(member), timeout=timeout)
+    def processes(self) -> list[ProcessState]:
+        """Return what became of every process that the lab keeps."""
+        return Supervisor(self.name, self.folder.runtime).states()
+
+    def log_lines(self, pod: str, container: str) -> list[str]:
+        """Return what a container has written, older output first."""
+        newest = Supervisor(self.name, self.folder.runtime).log(pod, container)
+        files = (newest.with_name(newest.name + ".1"), newest)
+        return [line for file in files if file.exists() for line in file.read_text(errors="replace").splitlines()]
 
     def __enter__(self) -> Lab:
         self.up()
@@ -192,8 +218,7 @@ def remove(name: str, *, wait: float = LOCK_WAIT) -> bool:
     """Take a lab away by its name alone; say whether there was anything. Needs nothing of its folder."""
     folder = LabFolder(name)
     existed = name in known_labs()
-    with folder.lock(wait):
-        kernel = LinuxKernel(folder.runtime)
+    with folder.lock(wait), LinuxKernel(folder.runtime) as kernel:
         existed |= name in kernel.labs()
         kernel.remove(name)
         folder.forget()

@@ -31,7 +31,11 @@ def outer_uid(uid: int, uid_map: str) -> int:
 
 def real_uid() -> int:
     """Return the id of the user who runs netlab, also inside netlab's own user namespace."""
-    return outer_uid(os.geteuid(), Path("/proc/self/uid_map").read_text())
+    try:
+        uid_map = Path("/proc/self/uid_map").read_text()
+    except FileNotFoundError:  # a kernel without user namespaces
+        uid_map = ""
+    return outer_uid(os.geteuid(), uid_map)
 
 
 def state_dir() -> Path:

@@ -9,10 +9,10 @@ the tables of the namespaces concerned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
-from netlab.check.matrix import Member, Probe
+from netlab.check.model import Member, Probe
 
 ENTRIES = {4: 2, 6: 4}  # per link used: one at each end; IPv6 adds the solicited-node multicast addresses
 
@@ -23,7 +23,8 @@ def path(source: Member, target: Member) -> list[str]:
     """Return the namespaces that a probe crosses. Routers are left out: their tables grow with the nodes only."""
     if source.node == target.node and source.on_pod_network and target.on_pod_network:
         return [source.netns, target.netns]
-    return list(dict.fromkeys((source.netns, source.node_netns, target.node_netns, target.netns)))
+    crossed = source.netns, source.node_netns, target.node_netns, target.netns
+    return [name for name in dict.fromkeys(crossed) if name]
 
 
 def links(probe: Probe) -> Iterator[Link]:
@@ -32,7 +33,7 @@ def links(probe: Probe) -> Iterator[Link]:
         yield (here, there) if here < there else (there, here)
 
 
-def batches(probes: Sequence[Probe], indexes: Iterable[int], room: Mapping[int, int]) -> Iterator[list[int]]:
+def batches(probes: Mapping[int, Probe], indexes: Iterable[int], room: Mapping[int, int]) -> Iterator[list[int]]:
     """Split the probes at `indexes` so that a batch needs at most `room[version]` neighbour entries.
 
     Both directions of a pair stand together, then all pairs between the same two nodes: they share entries.

@@ -1,4 +1,4 @@
-"""Who should reach whom: members, probes, expectations, verdicts. Pure.
+"""Who should reach whom: the probes, what is expected of each, what an answer means. Pure.
 
 Read in order: `members` (who there is), `pairs` and `stated` (what is asked), `by_design` (what the backend cannot do);
 `netlab.kernel.probe` asks; `judge` and `report` say what the answers mean. `netlab.check.text` prints a report.
@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from ipaddress import ip_address
 
 from netlab import names
+from netlab.check.model import Answer, Finding, Member, Outcome, Probe, Report, Result, Selection, Verdict
 from netlab.check.sample import spread
 from netlab.errors import StoreError, UsageError
 from netlab.plan.underlay import first_hops, router_address
@@ -27,150 +27,21 @@ from netlab.topology.model import (
     Address,
     BridgeBackend,
     Check,
-    CheckProtocol,
     Expect,
     HostGwBackend,
     IpipBackend,
     Node,
     Pod,
-    Role,
     Router,
     Topology,
 )
 
 LIMIT = 20_000  # probes; more pairs than that are sampled
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A source or target of probes. A hostNetwork pod has its node's namespace and addresses.
-
-    `node` is a machine's own name or that of the node a pod runs on; `node_netns` is that machine's namespace.
-    `on_pod_network` says whether the addresses are from a podCIDR, and not the underlay's.
-    """
-
-    name: str
-    netns: str
-    node: str
-    node_netns: str
-    segment: str
-    on_pod_network: bool
-    addresses: tuple[Address, ...]
-
-    def find_address(self, version: int) -> Address | None:
-        """Return the first address of that IP version."""
-        return next((address for address in self.addresses if address.version == version), None)
-
-    @property
-    def versions(self) -> frozenset[int]:
-        """Return the IP versions that the member has addresses of."""
-        return frozenset(address.version for address in self.addresses)
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One question. `family` is the IP version, `size` the whole IP packet in bytes (sent with don't-fragment).
-
-    `by_design` says why the backend cannot do it; empty where it should work.
-    """
-
-    source: Member
-    target: Member
-    family: int
-    address: Address
-    protocol: CheckProtocol = CheckProtocol.ICMP
-    port: int | None = None
-    size: int | None = None
-    expect: Expect = Expect.REACHABLE
-    by_design: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The pairs to probe, and how many probes all pairs would have needed."""
-
-    probes: tuple[Probe, ...]
-    total: int
-
-
-class Outcome(StrEnum):
-    """What happened to a probe."""
-
-    ANSWERED = "answered"
-    TOO_BIG = "too-big"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a probe saw: `seconds` is the round trip of an answered one, `reason` why it was not."""
-
-    outcome: Outcome
-    seconds: float | None = None
-    reason: str = ""
-
-
-class Result(StrEnum):
-    """What a probe's answer means."""
-
-    OK = "ok"
-    FAIL = "fail"
-    BY_DESIGN = "by-design"
-    AGAINST_DESIGN = "against-design"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The judgement of one probe; `reason` says why it failed, or what was seen where a failure was expected."""
-
-    result: Result
-    seconds: float | None = None
-    reason: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Say whether things are as expected."""
-        return self.result is not Result.FAIL
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A probe and its verdict."""
-
-    probe: Probe
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Everything that a check found. `total` counts the probes that all pairs would need, `seconds` is the wall time."""
-
-    lab: str
-    pairs: tuple[Finding, ...]
-    checks: tuple[Finding, ...]
-    total: int
-    seconds: float
-
-    @property
-    def failures(self) -> tuple[Finding, ...]:
-        """Return what is not as expected: pairs, then checks."""
-        return tuple(finding for finding in (*self.pairs, *self.checks) if not finding.verdict.ok)
-
-    @property
-    def probes(self) -> int:
-        """Return how many probes were sent."""
-        return len(self.pairs) + len(self.checks)
-
-    @property
-    def sampled(self) -> bool:
-        """Say whether only a part of the pairs was probed."""
-        return len(self.pairs) < self.total
-
-    @property
-    def ok(self) -> bool:
-        """Say whether everything is as expected."""
-        return not self.failures
-
+WANTED = {
+    Expect.REACHABLE: Outcome.ANSWERED,
+    Expect.UNREACHABLE: Outcome.FAILED,
+    Expect.TOO_BIG: Outcome.TOO_BIG,
+}
 
 # --- who there is ----------------------------------------------------------------------------------------------------
 
@@ -199,7 +70,9 @@ def _machine(topology: Topology, snapshot: Snapshot, node: Node) -> Member:
     lease = snapshot.leases.get(node.name)
     addresses = lease.public_ips if lease else snapshot.machines.get(node.name)
     netns = names.netns(topology.name, node.name)
-    return Member(node.name, netns, node.name, netns, node.segment, on_pod_network=False, addresses=_known(node, addresses))
+    return Member(
+        node.name, netns, node.name, netns, node.segment, on_pod_network=False, addresses=_known(node, addresses)
+    )
 
 
 def _pod(topology: Topology, snapshot: Snapshot, pod: Pod, node: Member) -> Member:
@@ -234,7 +107,7 @@ def pairs(topology: Topology, snapshot: Snapshot, limit: int = LIMIT) -> Selecti
     else:
         places = [member.node for member in sources], [member.node for member in targets]
         spread_pairs = spread(*places, count=max(1, limit // max(1, len(topology.families))))
-        chosen = ((sources[source], targets[target]) for source, target in spread_pairs)
+        chosen = ((sources[source], targets[target]) for source, target in sorted(spread_pairs))
     return Selection(tuple(probe for pair in chosen for probe in _pair(topology, *pair)), total)
 
 
@@ -263,10 +136,12 @@ def stated(topology: Topology, snapshot: Snapshot) -> tuple[Probe, ...]:
 
 def _check(check: Check, everybody: Mapping[str, Member]) -> list[Probe]:
     subject = f"check {check.source} -> {check.target}"
-    for name in (check.source, check.target):
-        if name not in everybody:
-            raise UsageError(f"{subject}: there is no {name}", "name a node, router or pod")
-    source, target = everybody[check.source], everybody[check.target]
+    source, target = everybody.get(check.source), everybody.get(check.target) or _stranger(check.target)
+    if source is None or target is None:
+        missing = check.target if source else check.source
+        raise UsageError(
+            f"{subject}: there is no {missing}", "name a node, a router, a pod or, as target, an IP address"
+        )
     found = []
     for version in sorted(source.versions & target.versions):
         address = target.find_address(version)
@@ -275,6 +150,14 @@ def _check(check: Check, everybody: Mapping[str, Member]) -> list[Probe]:
     if not found:
         raise UsageError(f"{subject}: they have no IP version in common", "give both IPv4 or both IPv6 addresses")
     return found
+
+
+def _stranger(text: str) -> Member | None:
+    """Return a target that is an address and nothing more; None when the text is none."""
+    try:
+        return Member(text, "", "", "", "", on_pod_network=False, addresses=(ip_address(text),))
+    except ValueError:
+        return None
 
 
 # --- what is expected ------------------------------------------------------------------------------------------------
@@ -303,17 +186,11 @@ def _limit_of_backend(topology: Topology, source: Member, target: Member, versio
         case BridgeBackend():
             return "the bridge backend joins the pods of one node only"
         case HostGwBackend() if source.segment != target.segment:
-            return f"host-gw needs the next hop on the same link; segments {source.segment} and {target.segment} differ"
+            one, other = sorted((source.segment, target.segment))
+            return f"host-gw needs the next hop on the same link, and {one} and {other} are two"
         case IpipBackend() if version == 6:
             return "the ipip backend carries IPv4 only"
     return ""
-
-
-WANTED = {
-    Expect.REACHABLE: Outcome.ANSWERED,
-    Expect.UNREACHABLE: Outcome.FAILED,
-    Expect.TOO_BIG: Outcome.TOO_BIG,
-}
 
 
 def judge(probe: Probe, answer: Answer) -> Verdict:

@@ -75,6 +75,14 @@ def _only_lab(present: list[str]) -> str:
     raise UsageError(f"several labs are up: {', '.join(present)}", "say which one you mean")
 
 
+def join() -> None:
+    """Get the rights to look into this user's labs. Raises UsageError when the user can have none."""
+    from netlab.kernel.rootless import join_if_kept
+
+    if not join_if_kept():
+        raise UsageError("no lab is up", "`netlab up FILE` makes one")
+
+
 def find_lab(reference: str | None) -> Lab:
     """Return the lab that is meant, as it was last brought up. Raises UsageError."""
     from netlab.lab import Lab, labs

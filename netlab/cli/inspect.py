@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from netlab.cli.common import complete_lab, complete_member, find_lab, output_option, print_json
+from netlab.cli.common import complete_lab, complete_member, find_lab, join, output_option, print_json
 
 
 @click.command("inspect")
@@ -13,11 +13,10 @@ from netlab.cli.common import complete_lab, complete_member, find_lab, output_op
 @output_option
 def inspect_command(lab: str | None, member: str | None, output: str) -> None:
     """Show everything in a LAB, namespace by namespace, as the kernel has it now."""
-    from netlab.kernel.rootless import join_if_any
     from netlab.plan.drift import name_of
     from netlab.plan.summary import member_of
 
-    join_if_any()
+    join()
     found = find_lab(lab)
     state = found.status().state
     wanted = {found.netns(member)} if member else set(state.objects)

@@ -14,11 +14,10 @@ from netlab.cli.tables import print_table
 @output_option
 def ls_command(output: str) -> None:
     """List the labs on this machine."""
-    from netlab.kernel.rootless import join_if_any
+    from netlab.kernel.rootless import join_if_kept
     from netlab.lab import labs
 
-    join_if_any()
-    rows = [_row(name) for name in labs()]
+    rows = [_row(name) for name in labs()] if join_if_kept() else []
     if output == "json":
         print_json(rows)
     elif rows:

@@ -9,7 +9,7 @@ import sys
 import click
 
 from netlab import __version__
-from netlab.errors import NetlabError
+from netlab.errors import NetlabError, UsageError
 
 # name: (module under netlab.cli, the line that `netlab --help` shows). A module is imported when its command is used.
 COMMANDS = {
@@ -21,6 +21,8 @@ COMMANDS = {
     "exec": ("run", "Run a command in a pod, node or router."),
     "shell": ("run", "Open a shell in a pod, node or router."),
     "logs": ("logs", "Show what a pod's containers have written."),
+    "address": ("address", "Print the address of a pod, node or router."),
+    "capture": ("capture", "Show the frames that cross an interface."),
     "check": ("check", "Test who reaches whom."),
     "graph": ("graph", "Draw a lab: mermaid, Graphviz dot or SVG."),
     "doctor": ("doctor", "Say what this kernel and machine can run."),
@@ -57,15 +59,13 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Suggest a command for a mistyped one."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as exc:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             import difflib
 
             close = difflib.get_close_matches(args[0], [*COMMANDS, *ALIASES], n=1)
-            if close and "did you mean" not in exc.message.lower():
-                exc.message += f" Did you mean '{close[0]}'?"
-            raise
+            hint = f"did you mean `netlab {close[0]}`?" if close else "`netlab --help` lists the commands"
+            raise UsageError(f"there is no command {args[0]!r}", hint)
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

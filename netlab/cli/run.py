@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from netlab.cli.common import complete_member, find_lab
+from netlab.cli.common import complete_member, find_lab, join
 
 PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -37,8 +37,7 @@ def shell_command(lab: str | None, member: str) -> None:
 
 def _execute(reference: str | None, member: str, argv: tuple[str, ...]) -> NoReturn:
     from netlab.kernel import enter
-    from netlab.kernel.rootless import join_if_any
 
-    join_if_any()
+    join()
     lab = find_lab(reference)
     enter.execute(argv, place=lab.place(member))

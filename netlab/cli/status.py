@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netlab.cli.common import complete_lab, find_lab, output_option, print_json
+from netlab.cli.common import complete_lab, find_lab, join, output_option, print_json
 from netlab.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ def status_command(ctx: click.Context, lab: str | None, output: str) -> None:
 
     Drift is what was changed by hand since `netlab up`, which also repairs it. Exit status 1 when there is any.
     """
-    from netlab.kernel.rootless import join_if_any
 
-    join_if_any()
+    join()
     found = find_lab(lab)
     status = found.status()
     shown = _view(found, status)

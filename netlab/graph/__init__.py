@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from netlab.graph import svg
+from netlab.graph import dot, mermaid, svg
 from netlab.graph.scene import compose
 from netlab.store.store import Snapshot
 from netlab.topology.model import Topology
@@ -25,5 +25,9 @@ def render(topology: Topology, snapshot: Snapshot, kind: GraphFormat) -> str:
     """Draw a lab. The same topology and snapshot always give the same text."""
     scene = compose(topology, snapshot)
     match kind:
+        case GraphFormat.MERMAID:
+            return mermaid.render(scene)
+        case GraphFormat.DOT:
+            return dot.render(scene)
         case GraphFormat.SVG:
             return svg.render(scene)

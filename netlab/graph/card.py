@@ -137,7 +137,7 @@ def _compact_width(node: NodeBox) -> int:
 
 def compact_lines(node: NodeBox) -> tuple[str, ...]:
     """Return the lines under the name of a compact card."""
-    return (*node.uplink.addresses, *node.pod_cidrs)
+    return (*(f"{node.uplink.name} {address}" for address in node.uplink.addresses), *cidr_lines(node))
 
 
 def pod_lines(pod: PodBox) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def _inner_width(node: NodeBox) -> int:
 
 
 def cidr_lines(node: NodeBox) -> tuple[str, ...]:
-    """Return the lines under the name of a full card."""
+    """Return the lines that name a node's podCIDRs."""
     return tuple(f"podCIDR {cidr}" for cidr in node.pod_cidrs)
 
 
@@ -184,7 +184,7 @@ def mtu_text(node: NodeBox) -> str:
     return f"MTU {node.pod_mtu}"
 
 
-def height(node: NodeBox, measures: Measures) -> int:
+def card_height(node: NodeBox, measures: Measures) -> int:
     """Return the height of a node's card."""
     card = place(node, Rect(0, 0, measures.width, 0), measures)
     lowest = max(

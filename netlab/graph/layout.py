@@ -9,8 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 
-from netlab.graph.card import CHIP_OUT, PAD, Card, Measures, Rect, height, measure, place
+from netlab.graph.card import (
+    CHIP_OUT,
+    LABEL_GAP,
+    LINE,
+    NAME_LINE,
+    PAD,
+    Card,
+    Measures,
+    Rect,
+    card_height,
+    measure,
+    place,
+)
 from netlab.graph.scene import Detail, NodeBox, Overlay, RouterBox, Scene, SegmentBar
 from netlab.graph.style import Type, text_width
 
@@ -26,7 +39,7 @@ STEM = 22  # from a bar or rail to a card or interface
 BLOCK_GAP = 34
 HEADING = 30
 FACT_LINE = 19
-ROUTER_HEIGHT = 48
+ROUTER_NAME_MAX = 200
 WIDTH_MIN = 420
 BAR_NAME_MAX = 320
 
@@ -137,13 +150,13 @@ def _frame(scene: Scene) -> _Frame:
         for row in _rows(segment.nodes, measures.columns)
     )
     has_spine = any(len(segment.nodes) > measures.columns for segment in scene.segments)
-    router_width = max((router_box_width(router) for router in scene.routers), default=0)
+    router_width = max((_router_width(router) for router in scene.routers), default=0)
     router_columns = 1 + max(_router_columns(scene.routers).values(), default=-1)
     cards_x = MARGIN + router_columns * (router_width + CARD_GAP) + (SPINE + SPINE_INSET if has_spine else 0)
     needed = max(WIDTH_MIN, bar_width(scene.overlay), *(bar_width(segment) for segment in scene.segments))
     free = MARGIN + needed - cards_x - measures.columns * (measures.width + CARD_GAP) + CARD_GAP
     if free > 0:
-        measures = replace(measures, width=measures.width + free // measures.columns)
+        measures = replace(measures, width=measures.width + ceil(free / measures.columns))
     cards_right = cards_x + measures.columns * (measures.width + CARD_GAP) - CARD_GAP
     return _Frame(
         measures=measures,
@@ -155,9 +168,14 @@ def _frame(scene: Scene) -> _Frame:
     )
 
 
-def router_box_width(router: RouterBox) -> int:
-    """Return the width of a router."""
-    return 2 * PAD + max(min(text_width(router.name, Type.NAME), 200), text_width("router", Type.SMALL))
+def _router_width(router: RouterBox) -> int:
+    name = min(text_width(router.name, Type.NAME), ROUTER_NAME_MAX) + LABEL_GAP + text_width("router", Type.SMALL)
+    return 2 * PAD + max(name, *(text_width(line, Type.SMALL) for line in router_lines(router)), 0)
+
+
+def router_lines(router: RouterBox) -> tuple[str, ...]:
+    """Return the lines under a router's name: its interfaces."""
+    return tuple(f"{port.interface.name} {address}" for port in router.ports for address in port.interface.addresses)
 
 
 def _wrap(facts: Sequence[str], width: int) -> tuple[tuple[str, ...], ...]:
@@ -183,22 +201,21 @@ def _router_columns(routers: Iterable[RouterBox]) -> dict[str, int]:
     columns: dict[str, int] = {}
     taken: list[list[RouterBox]] = []
     for router in routers:
-        for column, others in enumerate(taken):
-            if not any(_overlap(router, other) for other in others):
-                break
-        else:
-            column, others = len(taken), []
-            taken.append(others)
-        others.append(router)
+        free = (number for number, others in enumerate(taken) if not any(_overlap(router, other) for other in others))
+        column = next(free, len(taken))
+        if column == len(taken):
+            taken.append([])
+        taken[column].append(router)
         columns[router.name] = column
     return columns
 
 
 def _overlap(one: RouterBox, other: RouterBox) -> bool:
-    """Say whether two routers' lines would meet; each takes the room under its first bar even with no second one."""
-    return one.segments[0] <= max(other.segments[-1] - 1, other.segments[0]) and other.segments[0] <= max(
-        one.segments[-1] - 1, one.segments[0]
+    """Say whether two routers would meet in one column. Each needs the room under its first bar in any case."""
+    (start, end), (other_start, other_end) = (
+        (router.segments[0], max(router.segments[-1], router.segments[0] + 1)) for router in (one, other)
     )
+    return start < other_end and other_start < end
 
 
 def _place_segment(canvas: _Canvas, frame: _Frame, segment: SegmentBar) -> None:
@@ -224,7 +241,7 @@ def _place_row(canvas: _Canvas, frame: _Frame, nodes: Sequence[NodeBox]) -> tupl
     """Place one row of cards; nodes of the cluster are as high as the highest of them."""
     is_full = frame.measures.detail is Detail.FULL
     y = canvas.y + STEM + (CHIP_OUT if is_full else 0)
-    heights = [height(node, frame.measures) for node in nodes]
+    heights = [card_height(node, frame.measures) for node in nodes]
     cluster_height = max((h for node, h in zip(nodes, heights, strict=True) if node.bridge), default=0)
     row = tuple(
         place(
@@ -264,7 +281,8 @@ def _place_routers(canvas: _Canvas, frame: _Frame, routers: Iterable[tuple[Route
     y = canvas.segments[-1].rect.bottom + STEM
     for router, column in routers:
         x = MARGIN + column * (frame.router_width + CARD_GAP)
-        placed = PlacedRouter(router, Rect(x, y, frame.router_width, ROUTER_HEIGHT))
+        height = NAME_LINE + LINE * len(router_lines(router)) + PAD
+        placed = PlacedRouter(router, Rect(x, y, frame.router_width, height))
         canvas.routers.append(placed)
         canvas.y = max(canvas.y, placed.rect.bottom)
 

@@ -10,6 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from netlab.overlay import overlay_of
+from netlab.overlay.backend import UPLINK
+from netlab.overlay.ipip import DEVICE as IPIP_DEVICE
+from netlab.overlay.ipip import IpipOverlay
+from netlab.overlay.vxlan import HEADROOM, VxlanOverlay
+from netlab.plan.build import BRIDGE, gateway_of
+from netlab.plan.underlay import router_address
 from netlab.store.store import Lease, Snapshot
 from netlab.topology import model
 from netlab.topology.model import BridgeBackend, HostGwBackend, IpipBackend, Role, Topology, VxlanBackend
@@ -90,11 +97,24 @@ class SegmentBar:
 
 
 @dataclass(frozen=True, slots=True)
+class RouterPort:
+    """A router's interface in a segment, which is named by its position in the scene."""
+
+    segment: int
+    interface: Interface
+
+
+@dataclass(frozen=True, slots=True)
 class RouterBox:
-    """A router and the segments that it joins, as positions in the scene's segments, ascending."""
+    """A router and its interfaces, in the order of the scene's segments."""
 
     name: str
-    segments: tuple[int, ...]
+    ports: tuple[RouterPort, ...]
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """Return the positions of the segments that the router joins, ascending."""
+        return tuple(port.segment for port in self.ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +170,12 @@ def compose(topology: Topology, snapshot: Snapshot) -> Scene:
         )
         for segment in topology.segments
     )
-    position = {segment.name: index for index, segment in enumerate(topology.segments)}
-    routers = tuple(
-        RouterBox(router.name, tuple(sorted(position[name] for name in router.segments))) for router in topology.routers
-    )
     is_small = len(topology.pods) <= FULL_PODS_MAX and len(topology.nodes) <= FULL_NODES_MAX
     return Scene(
         name=topology.name,
         facts=_facts(topology),
         segments=segments,
-        routers=routers,
+        routers=tuple(_router(topology, router) for router in topology.routers),
         overlay=_overlay(topology),
         detail=Detail.FULL if is_small else Detail.COMPACT,
     )
@@ -188,12 +204,12 @@ def _node(topology: Topology, snapshot: Snapshot, node: model.Node, pods: Iterab
     return NodeBox(
         name=node.name,
         role=node.role,
-        uplink=Interface("eth0", _texts(addresses)),
+        uplink=Interface(UPLINK, _texts(addresses)),
         pod_cidrs=_texts(lease.pod_cidrs) if lease else (),
         bridge=_bridge(lease) if in_cluster else None,
         tunnels=_tunnels(topology, lease) if in_cluster else (),
         pods=tuple(_pod(snapshot, pod) for pod in pods),
-        pod_mtu=_pod_mtu(topology, topology.segment(node.segment)),
+        pod_mtu=overlay_of(topology.backend).pod_mtu(topology.segment(node.segment).mtu),
     )
 
 
@@ -204,43 +220,42 @@ def _pod(snapshot: Snapshot, pod: model.Pod) -> PodBox:
 
 
 def _bridge(lease: Lease | None) -> Interface:
-    """Return cni0: the gateway of the node's pods, on the first address of each podCIDR (facts.md 2.6)."""
+    """Return the bridge, which is the gateway of the node's pods."""
     cidrs = lease.pod_cidrs if lease else ()
-    return Interface("cni0", tuple(f"{cidr.network_address + 1}/{cidr.prefixlen}" for cidr in cidrs))
+    return Interface(BRIDGE, tuple(f"{gateway_of(cidr)}/{cidr.prefixlen}" for cidr in cidrs))
 
 
 def _tunnels(topology: Topology, lease: Lease | None) -> tuple[Interface, ...]:
     """Return the overlay's devices, each on its podCIDR's first address, alone (facts.md 1.10 and 1.12)."""
-    match topology.backend:
-        case VxlanBackend(vni=vni):
-            names = {4: f"flannel.{vni}", 6: f"flannel-v6.{vni}"}
-        case IpipBackend():
-            names = {4: "flannel.ipip"}
+    match overlay_of(topology.backend):
+        case VxlanOverlay() as overlay:
+            names = {version: overlay.device(version) for version in topology.families}
+        case IpipOverlay():
+            names = {4: IPIP_DEVICE}
         case _:
             names = {}
+    if lease is None:
+        return tuple(Interface(name, ()) for name in names.values())
     return tuple(
-        Interface(names[version], _texts([cidr.network_address]) if cidr else ())
-        for version in topology.families
-        if version in names
-        for cidr in [lease.pod_cidr(version) if lease else None]
+        Interface(names[cidr.version], (str(cidr.network_address),))
+        for cidr in lease.pod_cidrs
+        if cidr.version in names and lease.public_ip(cidr.version)
     )
 
 
-def _overhead(backend: model.Backend) -> int:
-    """Return the bytes that the backend adds to a packet (facts.md 9.1); flannel counts 50 for VXLAN over IPv6 too."""
-    match backend:
-        case VxlanBackend():
-            return 50
-        case IpipBackend():
-            return 20
-        case _:
-            return 0
-
-
-def _pod_mtu(topology: Topology, segment: model.Segment) -> int:
-    backend = topology.backend
-    underlay = backend.mtu if isinstance(backend, VxlanBackend) and backend.mtu else segment.mtu
-    return underlay - _overhead(backend)
+def _router(topology: Topology, router: model.Router) -> RouterBox:
+    ports = [
+        RouterPort(
+            position,
+            Interface(
+                f"eth{router.segments.index(segment.name)}",
+                _texts(router_address(topology, router, cidr, segment.name) for cidr in segment.cidrs),
+            ),
+        )
+        for position, segment in enumerate(topology.segments)
+        if segment.name in router.segments
+    ]
+    return RouterBox(router.name, tuple(ports))
 
 
 def _overlay(topology: Topology) -> Overlay:
@@ -254,16 +269,21 @@ def _overlay(topology: Topology) -> Overlay:
             how = ["plain routes inside a segment"]
         case BridgeBackend():
             how = ["no path between nodes"]
+    tunnelled = isinstance(backend, VxlanBackend | IpipBackend)
     if isinstance(backend, VxlanBackend | IpipBackend) and backend.direct_routing:
         how.append("DirectRouting: no tunnel inside a segment")
-    return Overlay(
-        name=backend.type,
-        facts=(*how, f"overhead {count(_overhead(backend), 'byte')}", f"pod MTU {_pod_mtus(topology)}"),
-        tunnelled=isinstance(backend, VxlanBackend | IpipBackend),
-    )
+    return Overlay(backend.type, (*how, _overhead(topology), f"pod MTU {_pod_mtus(topology)}"), tunnelled)
+
+
+def _overhead(topology: Topology) -> str:
+    overhead = count(overlay_of(topology.backend).overhead, "byte")
+    has_vxlan6 = isinstance(topology.backend, VxlanBackend) and 6 in topology.families
+    return f"overhead {overhead}" + (f" ({HEADROOM[6]} over IPv6)" if has_vxlan6 else "")  # flannel counts 50 for both
 
 
 def _pod_mtus(topology: Topology) -> str:
+    """Return the pods' MTU, or the smallest and the largest where segments differ."""
     in_use = {node.segment for node in topology.cluster_nodes}
-    mtus = sorted({_pod_mtu(topology, segment) for segment in topology.segments if segment.name in in_use})
+    overlay = overlay_of(topology.backend)
+    mtus = sorted(overlay.pod_mtu(segment.mtu) for segment in topology.segments if segment.name in in_use)
     return " to ".join(_texts(dict.fromkeys([mtus[0], mtus[-1]]))) if mtus else "unknown"

@@ -129,7 +129,6 @@ path{fill:none}
 .overlay,.tunnel,.shared{stroke-dasharray:5 4}
 .square{stroke-dasharray:none}
 .end{text-anchor:end}
-.middle{text-anchor:middle}
 """
 
 
@@ -139,7 +138,7 @@ def _colours(palette: Palette) -> str:
 .canvas{{fill:{p.canvas};stroke:none}}
 text{{fill:{p.text}}}
 .muted{{fill:{p.muted}}}
-.card,.router{{fill:{p.card};stroke:{p.edge}}}
+.card{{fill:{p.card};stroke:{p.edge}}}
 .pod{{fill:{p.canvas};stroke:{p.edge}}}
 .shared{{fill:none;stroke:{p.muted}}}
 .underlay{{fill:{p.underlay_fill};stroke:{p.underlay}}}

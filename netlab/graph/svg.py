@@ -14,6 +14,7 @@ from netlab.graph.card import (
     CHIP_PAD,
     GAP,
     LINE,
+    NAME_LINE,
     NAME_MAX,
     PAD,
     POD_NAME_MAX,
@@ -33,11 +34,13 @@ from netlab.graph.layout import (
     FACT_LINE,
     HEADING,
     MARGIN,
+    ROUTER_NAME_MAX,
     Bar,
     Layout,
     PlacedRouter,
     Point,
     arrange,
+    router_lines,
 )
 from netlab.graph.scene import Detail, NodeBox, PodBox, Scene
 from netlab.graph.style import Type, shorten, stylesheet, text_width
@@ -103,6 +106,12 @@ def _facts(x: int, y: int, facts: Iterable[str]) -> Iterator[str]:
         x += text_width(fact, Type.FACT) + FACT_GAP
 
 
+def _lines(x: int, y: int, lines: Iterable[str], css_class: str = "small muted") -> Iterator[str]:
+    """Write lines under the baseline `y`."""
+    for number, line in enumerate(lines, start=1):
+        yield _text(x, y + LINE * number, line, css_class)
+
+
 def _heading(scene: Scene, layout: Layout) -> Iterator[str]:
     yield _text(MARGIN, MARGIN + 16, shorten(scene.name, Type.TITLE, layout.width - 2 * MARGIN), "title")
     for number, line in enumerate(layout.facts):
@@ -123,14 +132,15 @@ def _bar(bar: Bar, css_class: str) -> Iterator[str]:
 
 
 def _router(placed: PlacedRouter, scene: Scene) -> Iterator[str]:
-    rect = placed.rect
-    joined = ", ".join(scene.segments[index].name for index in placed.router.segments)
+    router, rect = placed.router, placed.rect
+    ports = (f"{port.interface.name} in {scene.segments[port.segment].name}" for port in router.ports)
     parts = [
-        _rect(rect, "router", 8),
-        _text(rect.middle, rect.y + 21, shorten(placed.router.name, Type.NAME, rect.w - 2 * PAD), "name middle"),
-        _text(rect.middle, rect.y + 37, "router", "small muted middle"),
+        _rect(rect, "card", 8),
+        _text(rect.x + PAD, rect.y + NAME_LINE, shorten(router.name, Type.NAME, ROUTER_NAME_MAX), "name"),
+        _text(rect.right - PAD, rect.y + NAME_LINE, "router", "small muted end"),
+        *_lines(rect.x + PAD, rect.y + NAME_LINE + 1, router_lines(router)),
     ]
-    return _titled(f"router {placed.router.name}\njoins {joined}", parts)
+    return _titled("\n".join([f"router {router.name}", *ports]), parts)
 
 
 def _card(card: Card, detail: Detail) -> Iterator[str]:
@@ -157,8 +167,7 @@ def _compact(card: Card) -> Iterator[str]:
     yield _rect(rect, "card", 8)
     yield _text(rect.x + PAD, card.name_y, shorten(node.name, Type.POD, min(room, POD_NAME_MAX)), "pod-name")
     yield _text(rect.right - PAD, card.name_y, node.summary, "small muted end")
-    for number, line in enumerate(compact_lines(node)):
-        yield _text(rect.x + PAD, card.name_y + LINE * (number + 1), line, "small muted")
+    yield from _lines(rect.x + PAD, card.name_y, compact_lines(node))
     for placed in card.pods:
         css_class = "square shared" if placed.pod.host_network else "square bridge"
         yield from _titled(_pod_title(placed.pod), [_rect(placed.rect, css_class, 2)])
@@ -170,8 +179,7 @@ def _full(card: Card) -> Iterator[str]:
     yield _text(rect.x + PAD, card.name_y, shorten(node.name, Type.NAME, NAME_MAX), "name")
     if node.role is Role.EXTERNAL:
         yield _text(rect.right - PAD, card.name_y, "external", "small muted end")
-    for number, line in enumerate(cidr_lines(node)):
-        yield _text(rect.x + PAD, card.name_y + LINE * (number + 1) + 2, line, "small muted")
+    yield from _lines(rect.x + PAD, card.name_y + 2, cidr_lines(node))
     if card.uplink:
         yield from _chip(card.uplink, "underlay")
     if card.bridge:
@@ -187,8 +195,7 @@ def _chip(chip: Chip, css_class: str) -> Iterator[str]:
     rect = chip.rect
     yield _rect(rect, css_class, 6)
     yield _text(rect.x + CHIP_PAD, rect.y + LINE, chip.interface.name, "pod-name")
-    for number, address in enumerate(chip.interface.addresses):
-        yield _text(rect.x + chip.indent, rect.y + LINE * (number + 1), address, "small")
+    yield from _lines(rect.x + chip.indent, rect.y, chip.interface.addresses, "small")
 
 
 def _pod(placed: PlacedPod) -> Iterator[str]:
@@ -196,10 +203,7 @@ def _pod(placed: PlacedPod) -> Iterator[str]:
     parts = [
         _rect(rect, "shared" if pod.host_network else "pod", 6),
         _text(rect.x + CHIP_PAD, rect.y + GAP + 12, shorten(pod.name, Type.POD, rect.w - 2 * CHIP_PAD), "pod-name"),
-        *(
-            _text(rect.x + CHIP_PAD, rect.y + GAP + 12 + LINE * (number + 1), line, "small muted")
-            for number, line in enumerate(pod_lines(pod))
-        ),
+        *_lines(rect.x + CHIP_PAD, rect.y + GAP + 12, pod_lines(pod)),
     ]
     return _titled(_pod_title(pod), parts)
 

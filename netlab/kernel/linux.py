@@ -1,6 +1,7 @@
 """The real kernel: carries operations out and reads back what is there. Decides nothing.
 
-One rtnetlink socket per namespace is opened inside it and kept, so that everything else happens in this thread.
+One rtnetlink socket per namespace is opened inside it and kept, so that everything else happens in this thread. The
+sockets hold their namespaces: a kernel object is used in a `with` block, and lets go of all at its end.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from netlab.errors import KernelError, NetlabError, NotSupported
 from netlab.kernel import netfilter, netns, observe, rtnl, sysctl
 from netlab.kernel.encode import Indexes, messages
 from netlab.kernel.netlink import Message, Socket
+from netlab.kernel.process import Supervisor
+from netlab.kernel.residents import end_marked
 from netlab.plan.diff import Op, Phase
-from netlab.plan.objects import Ipip, Link, Netns, Objects, State, Sysctl, Veth
+from netlab.plan.objects import Ipip, Link, Netns, Objects, Process, State, Sysctl, Veth
 from netlab.plan.text import command
 
 DOOMED_GROUP = names.LINK_GROUP + 1  # links on their way out
@@ -39,6 +42,12 @@ class LinuxKernel:
         self._sockets: dict[Netns, Socket] = {}
         self._indexes: dict[Netns, Indexes] = {}
 
+    def __enter__(self) -> LinuxKernel:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close(list(self._sockets))
+
     def labs(self) -> list[str]:
         """Return the labs that have namespaces, sorted."""
         owners = (names.find_owner(name) for name in netns.names(names.PREFIX))
@@ -46,6 +55,7 @@ class LinuxKernel:
 
     def observe(self, lab: str, like: Objects) -> State:
         """Return what a lab has; sysctls and rules are read where `like` has some."""
+        running = Supervisor(lab, self._runtime).observe()  # first: a pod whose pause has ended loses its namespace
         present = [name for name in self._namespaces(lab) if netns.is_alive(name)]
         self._open(present)
         known = {name: like.get(name, frozenset()) for name in present}
@@ -54,7 +64,7 @@ class LinuxKernel:
         for name in present:
             found = observe.namespace(self._sockets[name], known[name])
             self._indexes[name] = Indexes(name, found.indexes)
-            objects[name] = found.ours | settings[name] | rules[name]
+            objects[name] = found.ours | settings[name] | rules[name] | running.get(name, frozenset())
             if found.foreign:
                 foreign[name] = found.foreign
         return State(objects, foreign)
@@ -67,14 +77,22 @@ class LinuxKernel:
             progress(len(batch))
 
     def remove(self, lab: str) -> None:
-        """Drop all of a lab's namespaces at once, and wait until the kernel has taken their interfaces away."""
+        """End a lab's processes, drop all its namespaces at once, and wait until the kernel has let go of them.
+
+        Raises NetlabError naming processes of others inside: they keep a namespace, nameless, until they end.
+        """
         fabric = names.fabric(lab)
+        Supervisor(lab, self._runtime).stop()
         members = [name for name in self._namespaces(lab) if name != fabric]
+        strangers = end_marked([*members, fabric], lab)
         self._close([*members, fabric])
         netns.remove(members)
-        if netns.is_alive(fabric):
+        if netns.is_alive(fabric) and not strangers:
             netns.call(fabric, observe.wait_for_cables_to_go)
         netns.remove([fabric])
+        if strangers:
+            who = ", ".join(f"{entry.name} (pid {entry.pid}, in {entry.netns})" for entry in strangers)
+            raise NetlabError(f"lab {lab} is gone, but its namespaces are still used by {who}", "end these processes")
 
     def _namespaces(self, lab: str) -> list[Netns]:
         found = netns.names(names.fabric(lab))
@@ -84,6 +102,8 @@ class LinuxKernel:
 
     def _run(self, stage: Phase, ops: list[Op]) -> None:
         match stage:
+            case Phase.STOP | Phase.PROCESS:
+                self._keep_processes(ops)
             case Phase.UNRULE | Phase.RULES:
                 netfilter.apply(ops)
             case Phase.UNLINK:
@@ -99,6 +119,14 @@ class LinuxKernel:
                 self._connect(ops)
             case _:
                 self._send_each(ops)
+
+    def _keep_processes(self, ops: list[Op]) -> None:
+        """Hand each lab's supervisor what stops and what starts."""
+        for lab, group in groupby(sorted(ops, key=_lab_of), key=_lab_of):
+            changes = list(group)
+            stop = [(op.netns, op.old) for op in changes if isinstance(op.old, Process)]
+            start = [(op.netns, op.new) for op in changes if isinstance(op.new, Process)]
+            Supervisor(lab, self._runtime).change(stop=stop, start=start)
 
     def _name(self, wanted: list[Netns]) -> None:
         """Make namespaces and open a socket in each. Bare files of a run that was killed halfway are replaced."""
@@ -182,6 +210,11 @@ class LinuxKernel:
 def _stage(op: Op) -> Phase:
     """Join the phases that stay within a namespace into one stage."""
     return Phase.CONFIGURE if Phase.CONFIGURE <= op.phase <= Phase.ROUTE else op.phase
+
+
+def _lab_of(op: Op) -> str:
+    owner = names.find_owner(op.netns)
+    return owner.lab if owner else ""
 
 
 def _refusal(op: Op, code: int, reason: str) -> NetlabError:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 
 from netlab.kernel import netns
+from netlab.names import NETNS_DIR
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -73,7 +74,7 @@ def show_processes() -> list[str]:
 def hide_namespaces() -> None:
     """Let go of /run/netns: a mount namespace that lives long would keep a copy of every name of every lab."""
     with contextlib.suppress(OSError):  # no mount point: then there is nothing to let go of
-        netns.umount(netns.NETNS_DIR)
+        netns.umount(NETNS_DIR)
 
 
 def _cover(place: str, filesystem: str, flags: int) -> list[str]:

@@ -19,6 +19,7 @@ from netlab.errors import KernelError, NotSupported
 from netlab.names import NETNS_DIR
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
@@ -33,11 +34,13 @@ T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def syscall(name: str, *args: Any) -> None:
-    """Call a libc function that answers -1 on failure. Raises OSError."""
-    if getattr(_libc, name)(*args) < 0:
+def syscall(name: str, *args: Any) -> int:
+    """Call a libc function that answers -1 on failure, and return its answer. Raises OSError."""
+    answer: int = getattr(_libc, name)(*args)
+    if answer < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+    return answer
 
 
 def unshare(flags: int) -> None:
@@ -134,6 +137,21 @@ def call_each(names: Iterable[str], function: Callable[[str], T]) -> dict[str, T
             enter(name)
             results[name] = function(name)
         return results
+
+    return run_in_thread(inside)
+
+
+def call_anonymous(function: Callable[..., T], *args: Any) -> T:
+    """Run a function inside a fresh namespace without a name, which ends with what the function leaves open."""
+
+    def inside() -> T:
+        try:
+            unshare(CLONE_NEWNET)
+        except PermissionError as exc:
+            raise NotSupported("the right to make network namespaces", "netlab", "run as root") from exc
+        except OSError as exc:
+            raise KernelError(exc.errno, "make a network namespace", _why_not(exc.errno)) from exc
+        return function(*args)
 
     return run_in_thread(inside)
 

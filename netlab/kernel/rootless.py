@@ -3,9 +3,9 @@
 Inside, the user is root over everything that is made there and over nothing else. Read `ensure_privileged` first: a
 command finds or makes the keeper and enters its namespaces for good. `stop_keeper` ends them when no lab is left.
 
-Two files in `paths.runtime_dir()`: `keeper` holds its pid and start time and is locked while a keeper is made, entered
-or stopped; `members` is locked (shared) by every command inside for as long as it runs, so nobody stops a keeper under
-somebody's feet.
+Two files in `paths.runtime_dir()`: `keeper` holds its pid and start time, and is locked while a keeper is made,
+entered or stopped; `members` is locked (shared) by every command inside for as long as it runs, so that nobody stops
+the keeper between a command's entering and the first namespace of its lab.
 """
 
 from __future__ import annotations
@@ -22,22 +22,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from netlab import names, paths
-from netlab.errors import KernelError, NetlabError, NotSupported
-from netlab.kernel import mounts, netns, proc
+from netlab.errors import KernelError, NetlabError
+from netlab.kernel import netns, proc, userns
 
-CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # linux/capability.h
-NAMESPACES = netns.CLONE_NEWUSER | netns.CLONE_NEWNS | netns.CLONE_NEWNET
 MARK = "NETLAB_KEEPER"  # in the keeper's environment: the runtime directory that it belongs to
-OWN_IN_RUN = ("netns", "xtables.lock")  # what the namespaces must not take from the host's /run: they are root's
 
-USER_NAMESPACES = "user namespaces for unprivileged users"
-_SETTINGS = {  # sysctl -> the value that forbids them, and a value that allows them
-    "kernel.unprivileged_userns_clone": ("0", "1"),  # Debian's own
-    "user.max_user_namespaces": ("0", "15000"),
-    "kernel.apparmor_restrict_unprivileged_userns": ("1", "0"),  # Ubuntu 24.04
-}
-
-_membership: int | None = None  # the locked `members` file of this process once it has joined
+_joined: list[int] = []  # the `members` file, open and locked, once this process is inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,71 +45,60 @@ def ensure_privileged() -> None:
     Debian leaves out for users. Raises NotSupported where this machine forbids user namespaces.
     """
     os.environ["PATH"] = paths.search_path()
-    if is_privileged():
+    if userns.is_privileged():
         return
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise NetlabError("a process with several threads cannot enter a user namespace", "enter before they start")
     directory = paths.runtime_dir()
     with _locked(directory) as record:
-        keeper = find_keeper() or _make_keeper(record, directory)
+        keeper = find_keeper() or _make_keeper(directory)
+        os.ftruncate(record, 0)
+        os.pwrite(record, f"{keeper.pid} {keeper.start_time}\n".encode(), 0)
         _join(keeper, directory)
 
 
-def join_if_any() -> bool:
-    """Enter the user's namespaces if a keeper holds them; False when there are none, so no labs either."""
-    if not is_privileged() and find_keeper() is None:
+def join_if_kept() -> bool:
+    """Get the rights of `ensure_privileged` if that takes no new keeper; False means that the user has no labs."""
+    if not userns.is_privileged() and find_keeper() is None:
         return False
     ensure_privileged()
     return True
 
 
-def is_privileged() -> bool:
-    """Say whether this process is root with the capabilities that a lab needs."""
-    return os.geteuid() == 0 and {CAP_NET_ADMIN, CAP_SYS_ADMIN} <= capabilities()
-
-
-def capabilities() -> frozenset[int]:
-    """Return the numbers of the effective capabilities of this process (linux/capability.h)."""
-    return effective_capabilities(Path("/proc/self/status").read_text())
-
-
-def effective_capabilities(status: str) -> frozenset[int]:
-    """Decode the CapEff line of /proc/PID/status."""
-    mask = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
-    return frozenset(bit for bit in range(mask.bit_length()) if mask >> bit & 1)
-
-
-# --- the keeper ------------------------------------------------------------------------------------------------------
+# --- finding, entering, stopping -------------------------------------------------------------------------------------
 
 
 def find_keeper() -> Keeper | None:
     """Return the process that holds the user's namespaces, or None.
 
-    When its file is gone the process is searched for: systemd empties /run/user/UID as the user logs out, and the
-    labs live on.
+    When its file is gone the process is searched for: systemd empties /run/user/UID as the user logs out, and labs
+    live on.
     """
     directory = paths.runtime_dir()
-    if (recorded := _read_record(directory)) and _is_keeper(recorded, directory):
+    recorded = _read_record(directory)
+    if recorded and proc.is_running(recorded.pid, recorded.start_time) and _is_marked(recorded.pid, directory):
         return recorded
     for pid in proc.pids():
-        if proc.has_variable(pid, MARK, str(directory)) and (started := proc.find_start_time(pid)) is not None:
+        if _is_marked(pid, directory) and (started := proc.find_start_time(pid)) is not None:
             return Keeper(pid, started)
     return None
 
 
-def _is_keeper(keeper: Keeper, directory: Path) -> bool:
-    return proc.is_running(keeper.pid, keeper.start_time) and proc.has_variable(keeper.pid, MARK, str(directory))
+def _is_marked(pid: int, directory: Path) -> bool:
+    return proc.has_variable(pid, MARK, str(directory))
 
 
 def _read_record(directory: Path) -> Keeper | None:
     try:
-        return parse_record((directory / "keeper").read_text())
-    except (OSError, UnicodeDecodeError):
+        return parse_record((directory / "keeper").read_bytes())
+    except OSError:
         return None
 
 
-def parse_record(text: str) -> Keeper | None:
+def parse_record(content: bytes) -> Keeper | None:
     """Decode the file `keeper`: "PID START_TIME"; None when a crash left something else."""
-    match text.split():
-        case [pid, started] if pid.isdecimal() and started.isdecimal():
+    match content.split():
+        case [pid, started] if pid.isdigit() and started.isdigit():
             return Keeper(int(pid), int(started))
         case _:
             return None
@@ -127,7 +106,7 @@ def parse_record(text: str) -> Keeper | None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[int]:
-    """Hold the file `keeper` for oneself and yield it open for writing."""
+    """Hold the file `keeper` for this process alone, and yield it open for writing."""
     file = directory / "keeper"
     while True:
         paths.ensure_private(directory)
@@ -138,7 +117,7 @@ def _locked(directory: Path) -> Iterator[int]:
         fcntl.flock(fd, fcntl.LOCK_EX)
         if _is_still(file, fd):
             break
-        os.close(fd)  # the file was removed while we waited for it: ours locks nobody out
+        os.close(fd)  # removed while we waited: whoever opens the file now would not see our lock
     try:
         yield fd
     finally:
@@ -152,29 +131,143 @@ def _is_still(file: Path, fd: int) -> bool:
         return False
 
 
-def stop_keeper() -> bool:
-    """End the user's namespaces if no lab and no other netlab process is in them; say whether they ended.
+def _open_members(directory: Path) -> int:
+    return os.open(directory / "members", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
-    Also right after a crash. Does nothing as root, or inside a shell that already was in the namespaces.
+
+def _join(keeper: Keeper, directory: Path) -> None:
+    """Enter the keeper's namespaces for good, and stay in the working directory."""
+    members = _open_members(directory)
+    fcntl.flock(members, fcntl.LOCK_SH)
+    folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        place = os.readlink(f"/proc/self/fd/{folder}")
+        pidfd = os.pidfd_open(keeper.pid)
+        try:
+            netns.setns(pidfd, userns.NAMESPACES)  # moves to the root directory
+        finally:
+            os.close(pidfd)
+        _return_to(place, folder)
+    except OSError as exc:
+        os.close(members)
+        raise KernelError(exc.errno, f"enter the namespaces that process {keeper.pid} keeps") from exc
+    finally:
+        os.close(folder)
+    _joined.append(members)
+
+
+def _return_to(place: str, folder: int) -> None:
+    try:
+        os.chdir(place)
+    except OSError:  # hidden by the namespaces' own mounts, or deleted: relative names still work
+        os.fchdir(folder)
+
+
+def stop_keeper() -> bool:
+    """End the user's namespaces if no lab and no other command is inside; say whether they ended.
+
+    Call it last: this process makes no lab afterwards. Nothing happens for root, and in a shell that a command
+    inside has opened.
     """
-    global _membership  # noqa: PLW0603  a process is in one user namespace
     directory = paths.runtime_dir()
-    if (is_privileged() and _membership is None) or not directory.exists():
+    if (userns.is_privileged() and not _joined) or not directory.exists():
         return False
     with _locked(directory):
-        members = _membership if _membership is not None else _open_members(directory)
-        _membership = None
-        try:
-            fcntl.flock(members, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False  # the one that runs longest stops it: a refused lock also gives up the shared one
-        finally:
-            keep_open = members  # closing would drop the lock that keeps newcomers' commands honest
-        stopped = _stop(find_keeper())
-        os.close(keep_open)
-        if stopped:
-            for name in ("members", "keeper"):
-                (directory / name).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody waits for the lock, or uses the directory otherwise
-                directory.rmdir()
-    return stopped
+        keeper = find_keeper()
+        if _is_in_use(directory) or (keeper and _has_labs(keeper)):
+            return False
+        if keeper:
+            _kill(keeper)
+        for name in ("members", "keeper"):
+            (directory / name).unlink(missing_ok=True)
+        with suppress(OSError):  # something else is kept there
+            directory.rmdir()
+    return keeper is not None
+
+
+def _is_in_use(directory: Path) -> bool:
+    """Say whether other commands are inside. Gives up this one's share, so that of two the later one gets False."""
+    members = _joined.pop() if _joined else _open_members(directory)
+    try:
+        fcntl.flock(members, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(members)
+    return False
+
+
+def _has_labs(keeper: Keeper) -> bool:
+    try:
+        entries = os.listdir(f"/proc/{keeper.pid}/root{names.NETNS_DIR}")
+    except FileNotFoundError:
+        return False
+    return any(names.find_owner(entry) for entry in entries)
+
+
+def _kill(keeper: Keeper) -> None:
+    """Kill the keeper and wait until it is dead."""
+    try:
+        pidfd = os.pidfd_open(keeper.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if proc.is_running(keeper.pid, keeper.start_time):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            dead = select.poll()
+            dead.register(pidfd, select.POLLIN)
+            dead.poll()
+    finally:
+        os.close(pidfd)
+
+
+# --- making ----------------------------------------------------------------------------------------------------------
+
+
+def _make_keeper(directory: Path) -> Keeper:
+    """Start the keeper and wait until its namespaces are ready."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _become_keeper(writing, directory)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as reports:  # ends when the keeper becomes `sleep`, or fails
+        pid, *failure = reports.read().splitlines() or ["0"]
+    os.waitpid(child, 0)
+    if failure:
+        raise userns.refusal(int(failure[0]), failure[1])
+    started = proc.find_start_time(int(pid))
+    if started is None:
+        raise NetlabError("the process that keeps the namespaces ended at once", "run it again, or use sudo")
+    return Keeper(int(pid), started)
+
+
+def _become_keeper(reports: int, directory: Path) -> NoReturn:
+    """Turn this child into the keeper: nobody's child, in its own session, in fresh namespaces, asleep.
+
+    Reports its pid, then only what failed: errno and what was tried.
+    """
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.write(reports, f"{os.getpid()}\n".encode())
+        userns.try_to_isolate()
+        with userns.step("start the process that keeps them"):
+            _close_all_but(reports)
+            os.chdir("/")
+            sleep = shutil.which("sleep") or "/bin/sleep"
+            name = f"netlab-keeper:{directory}/sleep"  # ends in `sleep`: busybox and uutils go by the last part
+            os.execve(sleep, [name, "infinity"], {MARK: str(directory)})
+    except KernelError as exc:
+        os.write(reports, f"{exc.errno}\n{exc.operation}\n".encode())
+    finally:
+        os._exit(1)
+
+
+def _close_all_but(fd: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nowhere, standard)
+    os.closerange(3, fd)
+    os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX"))

@@ -6,11 +6,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 from netlab.plan.diff import Action, Op
-from netlab.plan.objects import LINKS, Addr, FdbEntry, Neighbor, Object, OtherLink, Process, Route, Ruleset, Sysctl
+from netlab.plan.objects import (
+    LINKS,
+    Addr,
+    FdbEntry,
+    Key,
+    Neighbor,
+    Netns,
+    Object,
+    OtherLink,
+    Process,
+    Route,
+    Ruleset,
+    Sysctl,
+    Veth,
+)
 from netlab.plan.summary import member_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Difference:
     """One object that is not as planned. `problem` is a short phrase: "missing", "mtu is 1400, should be 1450"."""
 
@@ -26,43 +40,48 @@ def differences(ops: Iterable[Op]) -> list[Difference]:
     """Turn the operations that would mend a lab into what is wrong with it.
 
     What hangs on a missing interface is missing too, and needs no line of its own; nor does what is in a missing
-    namespace.
+    namespace. An object that is deleted only to be made anew is one difference.
     """
     ops = tuple(ops)
     lost = {op.netns for op in ops if op.action is Action.ADD_NETNS}
-    missing_links = {
-        (op.netns, entry.name)
-        for op in ops
-        for entry in (op.new,)
-        if op.action is Action.CREATE and isinstance(entry, LINKS)
-    } | {(op.new.peer.netns, op.peer.name) for op in ops if op.peer and hasattr(op.new, "peer")}
-    found = [Difference(member_of(netns), "namespace", "missing") for netns in sorted(lost)]
+    old = {(op.netns, op.old.key): op.old for op in ops if op.action is Action.DELETE and op.old}
+    new = {place: entry for op in ops for place, entry in _made(op)}
+    missing = {(netns, entry.name) for (netns, key), entry in new.items() if isinstance(entry, LINKS)}
+    found = {Difference(member_of(netns), "namespace", "missing") for netns in lost}
     for op in ops:
-        entry = op.new or op.old
-        if entry is None:
-            if op.action is Action.DELETE_NETNS:
-                found.append(Difference(member_of(op.netns), "namespace", "not in the topology any more"))
+        if op.action is Action.DELETE_NETNS:
+            found.add(Difference(member_of(op.netns), "namespace", "not in the topology"))
+        elif op.action is Action.CHANGE and op.old and op.new and (op.netns, op.new.key) not in new:
+            found.add(Difference(member_of(op.netns), name_of(op.new), _comparison(op.old, op.new)))
+    for (netns, key), entry in new.items():
+        if netns in lost or (netns, getattr(entry, "dev", None)) in missing:
             continue
-        if op.netns in lost or (op.netns, getattr(entry, "dev", None)) in missing_links:
-            continue
-        if op.action is Action.CHANGE and (op.netns, getattr(entry, "name", None)) in missing_links:
-            continue
-        found.append(Difference(member_of(op.netns), name_of(entry), "; ".join(_problems(op))))
-    return found
+        before = old.get((netns, key))
+        if before is None:
+            found.add(Difference(member_of(netns), name_of(entry), "missing"))
+        elif before != entry:
+            found.add(Difference(member_of(netns), name_of(entry), _comparison(before, entry)))
+    for (netns, key), entry in old.items():
+        if (netns, key) not in new:
+            found.add(Difference(member_of(netns), name_of(entry), "not in the topology"))
+    return sorted(found)
 
 
-def _problems(op: Op) -> Iterator[str]:
-    if op.action is Action.CREATE:
-        yield "missing"
-    elif op.action is Action.DELETE:
-        yield "not in the topology"
-    elif isinstance(op.new, Ruleset):
-        yield "the rules were changed"
-    elif op.old is not None and op.new is not None:
-        for field in fields(op.new):
-            old, new = getattr(op.old, field.name), getattr(op.new, field.name)
-            if field.compare and old != new:
-                yield _changed(field.name, old, new)
+def _made(op: Op) -> Iterator[tuple[tuple[Netns, Key], Object]]:
+    """Yield what an operation makes: two ends for a cable."""
+    if op.action is Action.CREATE and op.new:
+        yield (op.netns, op.new.key), op.new
+        if op.peer and isinstance(op.new, Veth):
+            yield (op.new.peer.netns, op.peer.key), op.peer
+
+
+def _comparison(old: Object, new: Object) -> str:
+    if isinstance(new, Ruleset):
+        return "the rules were changed"
+    if type(old) is not type(new):
+        return f"is of another kind: {type(old).__name__.lower()}"
+    values = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(new) if f.compare]
+    return "; ".join(_changed(name, have, want) for name, have, want in values if have != want)
 
 
 def _changed(name: str, old: object, new: object) -> str:

@@ -135,6 +135,8 @@ def _delete(netns: str, old: Object) -> Iterator[str]:
             yield f"# netlab itself ends {old.name} of pod {old.pod}"
         case Sysctl():
             return
+        case Veth():
+            yield f"{ip} link delete {old.name} || true  # gone already, if its other end is"
         case _ if isinstance(old, Link):
             yield f"{ip} link delete {old.name}"
 

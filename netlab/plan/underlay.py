@@ -18,6 +18,15 @@ def router_address(topology: Topology, router: Router, cidr: Network, segment: s
     return cidr.network_address + 1 + joined.index(router.name)
 
 
+def router_addresses(topology: Topology, name: str) -> Iterator[Address]:
+    """Yield all addresses of a router, by interface."""
+    for router in topology.routers:
+        if router.name == name:
+            for segment in router.segments:
+                for cidr in topology.segment(segment).cidrs:
+                    yield router_address(topology, router, cidr, segment)
+
+
 def with_prefix(address: Address, segment: Segment) -> Addr:
     """Return a machine's address as set on its uplink, with its segment's prefix length."""
     cidr = next(cidr for cidr in segment.cidrs if cidr.version == address.version)

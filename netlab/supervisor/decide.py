@@ -55,9 +55,6 @@ class Wanted(NamedTuple):
     spec: Spec
     netns_inode: int
 
-    def same_process(self, other: Wanted) -> bool:
-        return self.netns_inode == other.netns_inode and self.spec.same_process(other.spec)
-
 
 class Exit(NamedTuple):
     """How a process ended: `status` 0..255, or the `signal` that killed it."""
@@ -108,7 +105,7 @@ def steps(wanted: Mapping[Key, Wanted], tasks: Mapping[Key, Task], now: float) -
 def _verb(task: Task, wanted: Mapping[Key, Wanted], tasks: Mapping[Key, Task], now: float) -> Verb | None:
     """Say what a process that there is or was needs."""
     key = task.wanted.spec.key
-    keep = key in wanted and wanted[key].same_process(task.wanted)
+    keep = wanted.get(key) == task.wanted
     match task.phase:
         case Phase.RUNNING:
             if not keep:
@@ -136,6 +133,13 @@ def _start(key: Key, wanted: Mapping[Key, Wanted], tasks: Mapping[Key, Task]) ->
     return Verb.START if pause is not None and pause.phase is Phase.RUNNING else None
 
 
+def begin(task: Task, wanted: Wanted, now: float, since: float) -> None:
+    """Record that a process is started, for the first time or again."""
+    task.restarts += task.phase is Phase.WAITING
+    task.wanted, task.phase, task.due, task.reason = wanted, Phase.RUNNING, NEVER, ""
+    task.began, task.since = now, since
+
+
 def end(task: Task, how: Exit, now: float, since: float) -> None:
     """Record that a process ended, and what that makes of it."""
     stopped = task.phase is Phase.STOPPING
@@ -149,7 +153,6 @@ def end(task: Task, how: Exit, now: float, since: float) -> None:
         delay = backoff(task.streak, now - task.began)
         task.phase, task.due = Phase.WAITING, now + delay
         task.streak = task.streak + 1 if delay else 1
-        task.restarts += 1
 
 
 def revive(tasks: dict[Key, Task]) -> None:

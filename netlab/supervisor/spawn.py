@@ -7,6 +7,7 @@ set up (with a descriptor of its mount namespace), then, if the exec failed, why
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import shutil
@@ -14,12 +15,14 @@ import signal
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from typing import NoReturn
 
 from netlab import names
 from netlab.errors import NetlabError
 from netlab.kernel import mounts, netns
-from netlab.supervisor.spec import MARK, Files, Spec
+from netlab.kernel.residents import MARK
+from netlab.supervisor.spec import Files, Spec
 
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 NOT_EXECUTABLE = 126  # exit statuses of a shell
@@ -34,26 +37,26 @@ class Birth:
 
     pid: int
     channel: socket.socket
-    output: int
+    output: FileIO
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How a container's set-up went. `mount_namespace` is a descriptor that pins its inode number; -1 for none."""
+    """How a container's set-up went. A failure comes with an exit status.
 
-    mount_namespace: int
-    notes: tuple[str, ...]
-    failure: str
+    `mount_namespace` is a descriptor, so that the inode number stays taken; -1 where it did not come so far.
+    """
+
+    mount_namespace: int = -1
+    notes: tuple[str, ...] = ()
+    failure: str = ""
+    status: int = 0
 
 
-def spawn_pause(netns_name: str, environment: Mapping[str, str]) -> int:
+def spawn_pause(spec: Spec, environment: Mapping[str, str]) -> int:
     """Start the process that holds a pod and return its pid. Leaves this thread in the pod's namespace."""
-    netns.enter(netns_name)
-    program = shutil.which("sleep", path=environment["PATH"])
-    if program is None:
-        raise NetlabError("there is no program `sleep`", "install coreutils")
-    # A multi-call binary (busybox, uutils) goes by its first argument.
-    name = "pause" if os.path.basename(os.path.realpath(program)) == "sleep" else "sleep"
+    program, name = _pause_program(environment["PATH"])
+    netns.enter(spec.netns)
     streams = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
     return os.posix_spawn(
         program,
@@ -66,11 +69,22 @@ def spawn_pause(netns_name: str, environment: Mapping[str, str]) -> int:
     )
 
 
+@functools.cache
+def _pause_program(path: str) -> tuple[str, str]:
+    """Return the program that does nothing, and the name to give it."""
+    program = shutil.which("sleep", path=path)
+    if program is None:
+        raise NetlabError("there is no program `sleep`", "install coreutils")
+    is_sleep_alone = os.path.basename(os.path.realpath(program)) == "sleep"
+    return program, "pause" if is_sleep_alone else "sleep"  # busybox and uutils go by the name that they are given
+
+
 def fork_container(spec: Spec, files: Files, environment: Mapping[str, str], open_files: tuple[int, int]) -> Birth:
     """Start a container. `open_files` is the limit that it gets, in place of this process's own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    output, writer = os.pipe()
-    os.set_blocking(output, False)
+    reader, writer = os.pipe()
+    output = FileIO(reader)
+    os.set_blocking(reader, False)
     pid = os.fork()
     if pid == 0:
         try:
@@ -87,15 +101,17 @@ def await_exec(birth: Birth) -> Arrival:
     birth.channel.settimeout(_SETUP_TIMEOUT)
     with birth.channel as channel:
         try:
-            text, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_MAX, 1)
+            text, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_MAX, 1, socket.MSG_CMSG_CLOEXEC)
             if not descriptors:
-                return Arrival(-1, (), text.decode())
-            return Arrival(descriptors[0], tuple(text.decode().splitlines()), channel.recv(_MESSAGE_MAX).decode())
-        except OSError as exc:
-            return Arrival(-1, (), f"its set-up takes longer than {_SETUP_TIMEOUT:g} s: {exc}")
+                return Arrival(failure=text.decode(), status=NOT_FOUND)
+            notes = tuple(text.decode().splitlines()[1:])
+            status, _, failure = channel.recv(_MESSAGE_MAX).decode().partition(" ")
+            return Arrival(descriptors[0], notes, failure, int(status or 0))
+        except TimeoutError:
+            return Arrival(failure=f"its set-up takes longer than {_SETUP_TIMEOUT:g} s", status=NOT_FOUND)
 
 
-def container_environment(spec: Spec, base: Mapping[str, str], lab: str) -> dict[str, str]:
+def environment_of(spec: Spec, base: Mapping[str, str], lab: str) -> dict[str, str]:
     """Return a container's environment variables: the base, what Kubernetes and netlab add, its own."""
     ours = {"HOSTNAME": host_name(spec), MARK: lab, "NETLAB_POD": spec.pod, "NETLAB_CONTAINER": spec.name}
     return {**base, **ours, **dict(spec.env)}
@@ -118,19 +134,22 @@ def _become(
     """Turn this forked process into the container."""
     try:
         _settle(output, open_files)
-        notes = _furnish(spec, files)
+        notes = ["set up", *_furnish(spec, files)]  # never empty: that would read as the end
         mount_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
-        socket.send_fds(channel, ["\n".join(notes).encode() or b"\n"], [mount_namespace])
+        socket.send_fds(channel, ["\n".join(notes).encode()], [mount_namespace])
         os.close(mount_namespace)
-        os.chdir(spec.working_dir)
     except (NetlabError, OSError) as exc:
         channel.send(f"cannot set up: {exc}".encode())
         os._exit(NOT_FOUND)
+    task = f"change to working directory {spec.working_dir}"
     try:
+        os.chdir(spec.working_dir)
+        task = f"run {spec.argv[0]}"
         os.execvpe(spec.argv[0], spec.argv, environment)
     except OSError as exc:
-        channel.send(f"cannot run {spec.argv[0]}: {exc.strerror}".encode())
-        os._exit(NOT_FOUND if isinstance(exc, FileNotFoundError) else NOT_EXECUTABLE)
+        status = NOT_FOUND if isinstance(exc, FileNotFoundError) else NOT_EXECUTABLE
+        channel.send(f"{status} cannot {task}: {exc.strerror}".encode())
+        os._exit(status)
 
 
 def _settle(output: int, open_files: tuple[int, int]) -> None:
@@ -152,8 +171,7 @@ def _furnish(spec: Spec, files: Files) -> list[str]:
     netns.unshare(netns.CLONE_NEWUTS)
     socket.sethostname(host_name(spec))
     notes = []
-    if spec.hosts:
-        notes += mounts.bind_file(str(files.hosts(spec.pod)), "/etc/hosts")
-    if spec.resolv_conf:
-        notes += mounts.bind_file(str(files.resolv_conf(spec.pod)), "/etc/resolv.conf")
+    for source, target in ((files.hosts(spec.pod), "/etc/hosts"), (files.resolv_conf(spec.pod), "/etc/resolv.conf")):
+        if source.exists():
+            notes += mounts.bind_file(str(source), target)
     return notes + mounts.show_devices() + mounts.show_processes()

@@ -1,7 +1,8 @@
 """The two files between the supervisor and its client: what should run (spec.json) and what does (status.json).
 
 Both are written whole and renamed into place, so a reader never sees half of one. The client writes the spec and then
-sends `APPLY` over the control socket; the answer comes when the status file shows the outcome.
+sends APPLY over the control socket; the answer comes when the status file shows the outcome. REPORT asks for a status
+file that is up to date.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ PAUSE = "pause"  # as plan.objects.PAUSE, which would cost the supervisor an imp
 CONTROL = b"\0netlab-supervisor"  # abstract: known in the lab's fabric namespace only, and no file is left of it
 APPLY = b"apply"
 REPORT = b"report"
-MARK = "NETLAB_LAB"  # in the environment of every process of a lab
 SUPERVISOR_MARK = "NETLAB_SUPERVISOR"  # in the supervisor's own environment only
+INHERITED = ("PATH", "HOME", "LANG", "TZ")  # what a container has of the environment of `netlab up`
 
 Key = tuple[str, str]
 
@@ -40,18 +41,22 @@ class Files(NamedTuple):
         """Return the supervisor's own log."""
         return self.root / "supervisor.log"
 
+    @property
+    def etc(self) -> Path:
+        return self.root / "etc"
+
     def hosts(self, pod: str) -> Path:
-        return self.root / "etc" / f"{pod}.hosts"
+        return self.etc / f"{pod}.hosts"
 
     def resolv_conf(self, pod: str) -> Path:
-        return self.root / "etc" / f"{pod}.resolv.conf"
+        return self.etc / f"{pod}.resolv.conf"
 
     def log(self, pod: str, container: str) -> Path:
         return self.root / "logs" / f"{pod}_{container}.log"
 
 
 class Spec(NamedTuple):
-    """One process that should run. An empty text leaves the machine's own file in place."""
+    """One process that should run: plan.objects.Process and the network namespace that it runs in."""
 
     pod: str
     name: str
@@ -60,24 +65,19 @@ class Spec(NamedTuple):
     env: tuple[tuple[str, str], ...]
     working_dir: str
     restart: bool
-    hosts: str = ""
-    resolv_conf: str = ""
 
     @property
     def key(self) -> Key:
         return (self.pod, self.name)
 
-    def same_process(self, other: Spec) -> bool:
-        """Say whether a process made from one needs no restart to be the other: texts are changed in place."""
-        return self._replace(hosts="", resolv_conf="") == other._replace(hosts="", resolv_conf="")
-
 
 class Status(NamedTuple):
-    """What became of one process. `since` is seconds since the epoch; `exit_status` and `signal` are of its last end."""
+    """What became of one process. `exit_status` and `signal` are of its last end."""
 
     spec: Spec
-    phase: str
-    since: float
+    netns_inode: int  # which namespace it is in: a name can come to mean another one
+    phase: str  # of decide.Phase
+    since: float  # seconds since the epoch
     pid: int  # as the host sees it; 0 when it does not run
     started: int  # field 22 of /proc/PID/stat
     restarts: int
@@ -110,11 +110,8 @@ def read_specs(path: Path) -> tuple[int, list[Spec]]:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write the status file, without the texts."""
-    entries = [
-        status._asdict() | {"spec": status.spec._replace(hosts="", resolv_conf="")._asdict()}
-        for status in report.processes
-    ]
+    """Write the status file."""
+    entries = [status._asdict() | {"spec": status.spec._asdict()} for status in report.processes]
     _write(path, report._asdict() | {"processes": entries})
 
 

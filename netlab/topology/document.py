@@ -23,10 +23,12 @@ from netlab.topology.syntax import explain
 
 DEPTH_MAX = 32
 VALUES_MAX = 500_000
+PATH_SHOWN = 80
 PLAIN_KEY = re.compile(r"[\w.-]{1,63}\Z")
 # What YAML 1.1 allows in a file, as yaml.reader has it.
 NOT_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Value = Any  # None, bool, int, float, str, Unclear, list[Value] or dict[str, Value]
+Mark = Any  # yaml.Mark, of the C or of the Python parser: `line` and `column` count from 0
 Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -41,8 +43,8 @@ class Unreadable(Exception):
 class Origin(NamedTuple):
     """Where a value stands: the marks of its key and itself, and its text when it is a scalar."""
 
-    key: yaml.Mark | None
-    value: yaml.Mark
+    key: Mark | None
+    value: Mark
     text: str | None
 
 
@@ -68,17 +70,19 @@ class Document:
     def find(self, loc: Loc) -> Place:
         """Return the field at a path, or the innermost value around it that is in the file.
 
-        A number selects the n-th entry of a mapping too, since lists may be written as mappings by name.
+        Lists of named entries may be written as mappings by name: so a number selects the n-th entry of a mapping
+        too, and the `name` of such an entry is its key.
         """
         assert self.root is not None
-        place = Place("", self.root, self.value)
+        place, name = Place("", self.root, self.value), None
         for step in loc:
-            here, value = place.origin, place.value
-            key = _select(value, step)
+            key = _select(place.value, step)
+            if key is None and step == "name" and name is not None:
+                return Place(place.path, Origin(place.origin.key, place.origin.key, name), name)
             if key is None:
                 break
-            here = self.origins[id(value)][key]
-            place = Place(_join(place.path, key), here, value[key])
+            name = key if isinstance(step, int) and isinstance(key, str) else None
+            place = Place(_join(place.path, key), self.origins[id(place.value)][key], place.value[key])
         return place
 
     def problem(self, finding: Finding) -> Problem:
@@ -142,9 +146,9 @@ def _refuse_control_characters(text: str, file: str) -> None:
 class _Frame:
     """A list or mapping that is being filled."""
 
+    start: yaml.CollectionStartEvent
     container: Value
     origins: dict[str | int, Origin]
-    anchor: str | None
     size_before: int
     key: yaml.ScalarEvent | None = None
     included: list[Value] = field(default_factory=list)  # of `<<`
@@ -162,33 +166,32 @@ class _Folder:
     def fold(self, events: Iterable[yaml.Event]) -> None:
         """Read every event of one document, in order."""
         for event in events:
-            kind = type(event)
-            if kind is yaml.ScalarEvent:
-                self.scalar(event)
-            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
-                self.open(event)
-            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
-                self.close(event)
-            elif kind is yaml.AliasEvent:
-                self.alias(event)
-            elif kind is yaml.DocumentStartEvent and self.document.root is not None:
-                raise self.stop(event, "a second YAML document starts here; a topology file holds one")
-            elif kind is yaml.StreamEndEvent:
-                return
+            match event:
+                case yaml.ScalarEvent():
+                    self.scalar(event)
+                case yaml.CollectionStartEvent():
+                    self.open(event)
+                case yaml.CollectionEndEvent():
+                    self.close()
+                case yaml.AliasEvent():
+                    self.alias(event)
+                case yaml.DocumentStartEvent() if self.document.root is not None:
+                    raise self.stop(event, "a second YAML document starts here; a topology file holds one")
+                case yaml.StreamEndEvent():
+                    return
 
     def scalar(self, event: yaml.ScalarEvent) -> None:
         """Take a key or a single value."""
         frame = self.stack[-1] if self.stack else None
-        if event.tag is not None:
-            self.refuse_tag(event, "str")
+        self.refuse_tag(event, "str")
         if "\0" in event.value:
             raise self.stop(event, "holds a NUL character, which no name or command can")
-        if frame is not None and frame.key is None and type(frame.container) is dict:
-            self.take_key(frame, event)
-            return
         value = scalars.scalar(event)
         if event.anchor:
             self.anchors[event.anchor] = (value, event.value, 1)
+        if frame is not None and frame.key is None and type(frame.container) is dict:
+            self.take_key(frame, event)
+            return
         self.grow(event, 1)
         self.put(event, value, event.value)
 
@@ -198,28 +201,26 @@ class _Folder:
         if event.value in frame.container:
             first = frame.origins[event.value].key
             assert first is not None
-            message = f"the key {quote(event.value)} is given twice (first on line {first.line + 1})"
+            message = f"this key is given twice (first on line {first.line + 1})"
             self.report(event, message, "keep one of the two: YAML would drop the other silently")
 
     def open(self, event: yaml.CollectionStartEvent) -> None:
         """Begin a list or mapping."""
         if self.stack and self.stack[-1].key is None and type(self.stack[-1].container) is dict:
-            raise self.stop(event, "a list or mapping cannot be a key", "a value that starts with { or [ needs quotes")
+            raise self.stop(event, "a list or mapping cannot be a key", "a value that begins with { or [ needs quotes")
         if len(self.stack) >= DEPTH_MAX:
             raise self.stop(event, f"is nested more than {DEPTH_MAX} levels deep")
         is_mapping = type(event) is yaml.MappingStartEvent
-        if event.tag is not None:
-            self.refuse_tag(event, "map" if is_mapping else "seq")
+        self.refuse_tag(event, "map" if is_mapping else "seq")
         container: Value = {} if is_mapping else []
         origins: dict[str | int, Origin] = {}
         self.document.origins[id(container)] = origins
         self.grow(event, 1)
-        self.put(event, container, None)
-        self.stack.append(_Frame(container, origins, event.anchor, self.size))
+        self.stack.append(_Frame(event, container, origins, self.size))
         if event.anchor:
             self.anchors[event.anchor] = None
 
-    def close(self, event: yaml.CollectionEndEvent) -> None:
+    def close(self) -> None:
         """End a list or mapping."""
         frame = self.stack.pop()
         for included in frame.included:
@@ -227,14 +228,17 @@ class _Folder:
                 if key not in frame.container:
                     frame.container[key] = value
                     frame.origins[key] = self.document.origins[id(included)][key]
-        if frame.anchor:
-            self.anchors[frame.anchor] = (frame.container, None, self.size - frame.size_before + 1)
+        if frame.start.anchor:
+            self.anchors[frame.start.anchor] = (frame.container, None, self.size - frame.size_before + 1)
+        self.put(frame.start, frame.container, None)
 
     def alias(self, event: yaml.AliasEvent) -> None:
         """Take the value that an anchor named."""
         name = event.anchor
         if name not in self.anchors:
-            raise self.stop(event, f"*{name} has no anchor &{name} before it", "a value that starts with * needs quotes")
+            raise self.stop(
+                event, f"*{name} has no anchor &{name} before it", "a value that begins with * needs quotes"
+            )
         anchored = self.anchors[name]
         if anchored is None:
             raise self.stop(event, f"*{name} stands inside of &{name} and would hold itself")
@@ -278,11 +282,11 @@ class _Folder:
             hint = "an alias copies all that its anchor holds" if type(event) is yaml.AliasEvent else ""
             raise self.stop(event, f"{cause} more than {counted(VALUES_MAX, 'value')}", hint)
 
-    def refuse_tag(self, event: yaml.Event, allowed: str) -> None:
+    def refuse_tag(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, allowed: str) -> None:
         """Report a tag other than the one that says nothing new."""
-        if event.tag not in (scalars.TAG + allowed, "!"):
+        if event.tag not in (None, scalars.TAG + allowed, "!"):
             shown = event.tag.replace(scalars.TAG, "!!")
-            hint = "leave it out; a value that starts with ! needs quotes"
+            hint = "leave it out; a value that begins with ! needs quotes"
             self.report(event, f"the YAML tag {quote(shown)} means nothing in a topology file", hint)
 
     def report(self, event: yaml.Event, message: str, hint: str = "") -> None:
@@ -293,15 +297,15 @@ class _Folder:
 
     def stop(self, event: yaml.Event, message: str, hint: str = "") -> Unreadable:
         """Return the problem at an event, to be raised."""
-        mark = event.start_mark
+        mark: Mark = event.start_mark
         return Unreadable(Problem(self.document.file, mark.line + 1, mark.column + 1, self.path(), message, hint))
 
     def path(self) -> str:
         """Return the path of the value that is being read."""
         path = ""
-        for frame in self.stack[: DEPTH_MAX // 2]:
+        for frame in self.stack:
             if type(frame.container) is list:
                 path = _join(path, len(frame.container))
             elif frame.key is not None:
                 path = _join(path, frame.key.value)
-        return path
+        return path if len(path) <= PATH_SHOWN else path[: PATH_SHOWN - 3] + "..."

@@ -5,15 +5,17 @@ A rule yields `Finding`s that name a field by its path from the top. `document.D
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 Loc = tuple[str | int, ...]
 T = TypeVar("T")
 
 QUOTED_MAX = 60
-LISTED_MAX = 12
+LISTED_MAX = 16
+SUGGESTIONS_MAX = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +60,30 @@ def did_you_mean(word: str, choices: Collection[str]) -> str:
     return f"; did you mean {quote(similar)}?" if similar else ""
 
 
+class Suggester:
+    """Says `did you mean` of many choices, a limited number of times: each one compares with every choice."""
+
+    def __init__(self, choices: Collection[str]) -> None:
+        self.choices = choices
+        self.left = SUGGESTIONS_MAX
+
+    def __call__(self, word: str) -> str:
+        """Return `; did you mean 'x'?` or nothing."""
+        self.left -= 1
+        return did_you_mean(word, self.choices) if self.left >= 0 else ""
+
+
 def suggest(word: str, choices: Collection[str]) -> str:
     """Return the closest choice and all that is allowed: `; did you mean 'x'? (allowed: x, y)`."""
     return f"{did_you_mean(word, choices)} (allowed: {listed(sorted(choices, key=str.casefold))})"
 
 
-def listed(words: Sequence[str]) -> str:
+def listed(words: Collection[str]) -> str:
     """Return the words with commas, the first few only when there are many."""
-    shown = ", ".join(words[:LISTED_MAX])
+    shown = ", ".join(islice(words, LISTED_MAX))
     return shown if len(words) <= LISTED_MAX else f"{shown} and {len(words) - LISTED_MAX} more"
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
     """Return `1 pod`, `2 pods`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"

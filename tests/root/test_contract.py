@@ -17,8 +17,8 @@ pytestmark = pytest.mark.root
 def test_a_kernel_becomes_every_plan_of_a_path(first: int, tmp_path: Path) -> None:
     lab = f"contract{first}"
     path = [planned(random_topology(lab, seed)).objects for seed in range(first, first + 5)]
-    kernel = LinuxKernel(tmp_path)
-    try:
-        follow(kernel, lab, [*path, {}])
-    finally:
-        kernel.remove(lab)
+    with LinuxKernel(tmp_path) as kernel:
+        try:
+            follow(kernel, lab, [*path, {}])
+        finally:
+            kernel.remove(lab)

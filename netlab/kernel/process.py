@@ -1,0 +1,277 @@
+"""A lab's processes, seen from outside: what should run, what does, and the end of it all.
+
+The supervisor (`netlab.supervisor`) is started when the first process is wanted and ended when the last one is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import netlab
+from netlab import names
+from netlab.errors import NetlabError, ProgramError
+from netlab.kernel import netns, proc
+from netlab.kernel.residents import MARK, end
+from netlab.plan.etc import EtcFiles
+from netlab.plan.objects import PAUSE, Netns, Process
+from netlab.supervisor.spec import (
+    APPLY,
+    CONTROL,
+    INHERITED,
+    REPORT,
+    SUPERVISOR_MARK,
+    Files,
+    Key,
+    Report,
+    Spec,
+    Status,
+    read_report,
+    write_specs,
+)
+
+ANSWER_TIMEOUT = 120.0  # seconds: a thousand containers are started, or stopped with their grace
+_PACKAGES = Path(netlab.__file__).parents[1]
+
+Placed = tuple[Netns, Process]
+
+
+class Life(StrEnum):
+    """Where a process is in its life."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"
+    WAITING = "waiting"  # ended, and started again after the crash-loop backoff
+    ENDED = "ended"
+    LOST = "lost"  # nobody keeps it: the supervisor was killed
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """What became of a process. `since` is in seconds since the epoch; `exit_status` or `signal` are of its last end."""
+
+    netns: Netns
+    process: Process
+    life: Life
+    since: float
+    pid: int | None
+    restarts: int
+    exit_status: int | None
+    signal: int | None
+    reason: str
+    log: Path
+
+
+class Supervisor:
+    """The supervisor of one lab and the processes that it keeps."""
+
+    def __init__(self, lab: str, runtime_dir: Path) -> None:
+        self._lab = lab
+        self._files = Files(runtime_dir)
+
+    def observe(self) -> dict[Netns, frozenset[Process]]:
+        """Return the processes that are as they should be: running, waiting to be restarted, or ended for good.
+
+        Observe namespaces afterwards, not before: a pod whose pause has ended loses its namespace here at the latest.
+        """
+        found: dict[Netns, set[Process]] = {}
+        for status in self._present():
+            found.setdefault(status.spec.netns, set()).add(_process(status.spec))
+        return {name: frozenset(processes) for name, processes in found.items()}
+
+    def change(self, *, stop: Iterable[Placed] = (), start: Iterable[Placed] = ()) -> None:
+        """Stop and start processes, and return when that is done; all others run on undisturbed.
+
+        A container that cannot start is waiting or ended, as `states` says. Raises NetlabError when a pause cannot.
+        """
+        wanted = {status.spec.key: status.spec for status in self._present()}
+        for _, process in stop:
+            wanted.pop((process.pod, process.name), None)
+        new = [_spec(name, process) for name, process in start]
+        wanted |= {spec.key: spec for spec in new}
+        if not wanted:
+            self.stop()
+            return
+        self._apply(wanted)
+        self._require_pauses({spec.pod for spec in new})
+
+    def states(self) -> list[ProcessState]:
+        """Return what became of every process, by pod and name, also after the supervisor's own end."""
+        report = self._ask(REPORT)
+        alive = report is not None
+        report = report or self._find_report()
+        return [self._state(status, alive=alive) for status in report.processes] if report else []
+
+    def log(self, pod: str, container: str) -> Path:
+        """Return the file that a container's output goes to; with `.1` behind it, the older output."""
+        return self._files.log(pod, container)
+
+    def stop(self) -> None:
+        """End every process of the lab at once. Finds the supervisor also when its files are lost."""
+        self._end_supervisor()
+        for path in (self._files.spec, self._files.status):
+            path.unlink(missing_ok=True)
+
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    def _present(self) -> list[Status]:
+        """Return what is as it should be, in the namespace that its name means now."""
+        report = self._ask(REPORT)
+        if report is None:
+            return []
+        lost = {status.spec.pod for status in report.processes if _is_lost(status)}
+        return [status for status in report.processes if status.spec.pod not in lost and _is_in_place(status)]
+
+    def _apply(self, wanted: Mapping[Key, Spec]) -> None:
+        """Tell the supervisor what should run. One that cannot be reached is replaced."""
+        last = self._find_report()
+        write_specs(self._files.spec, last.generation + 1 if last else 1, wanted.values())
+        if self._ask(APPLY):
+            return
+        self._end_supervisor()
+        self._start_supervisor()
+        if not self._ask(APPLY):
+            raise NetlabError(f"the supervisor of lab {self._lab} has ended", f"see {self._files.events}")
+
+    def _require_pauses(self, pods: set[str]) -> None:
+        report = self._find_report()
+        for status in report.processes if report else ():
+            if status.spec.pod in pods and _is_lost(status):
+                raise NetlabError(f"pod {status.spec.pod} does not start: {status.reason}", f"see {self._files.events}")
+
+    def _ask(self, request: bytes) -> Report | None:
+        """Send one request, wait until everything has settled and return the outcome; None when nobody answers."""
+        import socket
+
+        def connect() -> socket.socket:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            connection.connect(CONTROL)
+            return connection
+
+        fabric = names.fabric(self._lab)
+        if not netns.is_alive(fabric):
+            return None
+        try:
+            with netns.call(fabric, connect) as connection:
+                connection.settimeout(ANSWER_TIMEOUT)
+                connection.send(request)
+                answer = json.loads(connection.recv(65536) or b"null")
+        except ConnectionError:
+            return None
+        except TimeoutError as exc:
+            raise NetlabError(
+                f"the supervisor of lab {self._lab} does not answer", f"see {self._files.events}"
+            ) from exc
+        if answer is None:
+            return None
+        if "error" in answer:
+            raise NetlabError(f"the supervisor of lab {self._lab}: {answer['error']}", f"see {self._files.events}")
+        return self._find_report()
+
+    def _find_report(self) -> Report | None:
+        try:
+            return read_report(self._files.status)
+        except (OSError, ValueError):
+            return None
+
+    # --- the supervisor itself ---------------------------------------------------------------------------------------
+
+    def _start_supervisor(self) -> None:
+        import subprocess
+
+        environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        environment |= {MARK: self._lab, SUPERVISOR_MARK: self._lab, "PYTHONPATH": str(_PACKAGES)}
+        environment.setdefault("PATH", os.defpath)
+        # -S: it needs nothing of site-packages, and starts in half the time; -P: no module of the working directory.
+        argv = [sys.executable, "-S", "-P", "-m", "netlab.supervisor", self._lab, str(self._files.root)]
+        done = subprocess.run(
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,
+        )
+        if done.returncode:
+            raise ProgramError(argv, done.returncode, done.stderr, subject=f"lab {self._lab}")
+
+    def _end_supervisor(self) -> None:
+        marked = (pid for pid in self._candidates() if proc.has_variable(pid, SUPERVISOR_MARK, self._lab))
+        end((pid, proc.find_start_time(pid) or 0) for pid in marked)
+
+    def _candidates(self) -> Iterable[int]:
+        """Return where to look for the supervisor: what its file says or, when that is of no use, everywhere.
+
+        Elsewhere than here somebody without root may have a lab of the same name, in a user namespace of his own.
+        """
+        report = self._find_report()
+        if report and proc.is_running(report.pid, report.started):
+            return [report.pid]
+        here = proc.find_namespace(os.getpid(), "user")
+        return [pid for pid in proc.pids() if proc.find_namespace(pid, "user") == here]
+
+    def _state(self, status: Status, *, alive: bool) -> ProcessState:
+        life = Life(status.phase)
+        return ProcessState(
+            netns=status.spec.netns,
+            process=_process(status.spec),
+            life=life if alive or life is Life.ENDED else Life.LOST,
+            since=status.since,
+            pid=status.pid if alive and status.pid else None,
+            restarts=status.restarts,
+            exit_status=status.exit_status,
+            signal=status.signal,
+            reason=status.reason if alive else "the supervisor has ended",
+            log=self._files.log(status.spec.pod, status.spec.name),
+        )
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def write_etc(runtime_dir: Path, wanted: Mapping[str, EtcFiles]) -> None:
+    """Give pods (by name) their /etc/hosts and /etc/resolv.conf, in place: containers that run see it at once."""
+    files = Files(runtime_dir)
+    texts: dict[Path, str] = {}
+    for pod, etc in wanted.items():
+        texts |= {files.hosts(pod): etc.hosts, files.resolv_conf(pod): etc.resolv_conf}
+    if texts:
+        files.etc.mkdir(parents=True, exist_ok=True)
+    for path in files.etc.glob("*"):
+        if path not in texts:
+            path.unlink()
+    for path, text in texts.items():
+        if not (path.exists() and path.read_text() == text):
+            path.write_text(text)
+
+
+def _spec(netns_name: Netns, process: Process) -> Spec:
+    return Spec(
+        pod=process.pod,
+        name=process.name,
+        netns=netns_name,
+        argv=process.argv,
+        env=process.env,
+        working_dir=process.working_dir,
+        restart=process.restart,
+    )
+
+
+def _process(spec: Spec) -> Process:
+    return Process(spec.pod, spec.name, spec.argv, spec.env, spec.working_dir, spec.restart)
+
+
+def _is_lost(status: Status) -> bool:
+    """Say whether it is the pause of a pod that has ended with it."""
+    return status.spec.name == PAUSE and status.phase == Life.ENDED
+
+
+def _is_in_place(status: Status) -> bool:
+    name = status.spec.netns
+    return netns.is_alive(name) and netns.inode(name) == status.netns_inode

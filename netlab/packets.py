@@ -1,0 +1,66 @@
+"""Frames in words, one line for each encapsulation: what `netlab capture` prints. Scapy takes them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, Ether
+from scapy.layers.vxlan import VXLAN
+from scapy.packet import bind_layers
+
+FLANNEL_VXLAN_PORT = 8472
+ICMP_TYPES = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo request", 11: "time exceeded"}
+
+bind_layers(UDP, VXLAN, dport=FLANNEL_VXLAN_PORT)
+
+
+def layers(frame: bytes) -> Any:
+    """Take an Ethernet frame apart into scapy's layers."""
+    return Ether(frame)
+
+
+def describe(frame: bytes) -> list[str]:
+    """Return one line per encapsulation, outermost first."""
+    return [" ".join(words) for words in _lines(layers(frame))]
+
+
+def _lines(packet: Any) -> Iterator[list[str]]:
+    """Walk the layers; each IP header or bare frame begins a line."""
+    words: list[str] = []
+    while packet and packet.name not in ("Raw", "Padding"):
+        if isinstance(packet, Ether):
+            if words:
+                yield words
+            words = [f"{packet.src} > {packet.dst}"]
+        else:
+            if isinstance(packet, (IP, IPv6)) and any(word.startswith("ttl") for word in words):
+                yield words  # IP in IP
+                words = []
+            words.append(_word(packet))
+        packet = packet.payload
+    if words:
+        yield words
+
+
+def _word(packet: Any) -> str:
+    match packet:
+        case IP():
+            fragment = f" fragment@{packet.frag * 8}" if packet.frag else ""
+            return f"{packet.src} > {packet.dst} ttl {packet.ttl} len {packet.len}{fragment}"
+        case IPv6():
+            return f"{packet.src} > {packet.dst} ttl {packet.hlim} len {packet.plen + 40}"
+        case UDP():
+            return f"UDP {packet.sport}>{packet.dport}"
+        case TCP():
+            return f"TCP {packet.sport}>{packet.dport} {packet.flags}"
+        case ICMP():
+            return f"ICMP {ICMP_TYPES.get(packet.type, packet.type)}"
+        case VXLAN():
+            return f"VXLAN VNI {packet.vni}"
+        case ARP():
+            asked = f"who has {packet.pdst}? tell {packet.psrc}"
+            return f"ARP {asked if packet.op == 1 else f'{packet.psrc} is at {packet.hwsrc}'}"
+    return str(packet.name)

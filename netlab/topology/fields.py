@@ -1,0 +1,231 @@
+"""The kinds of value that a topology file holds: names, addresses, CIDRs, and the short forms of lists.
+
+A validator here puts one value into its one normal form or says what is wrong with it; what several fields together
+must obey is in the rules modules. Short forms are undone before pydantic looks, so its error paths name list entries
+by number whichever way they were written (`document.Document.find` knows that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+from typing import Annotated, Any, NoReturn
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from netlab.topology.findings import quote
+from netlab.topology.model import Address, Network
+
+NODES_MAX = 10_000
+PODS_MAX = 100_000
+MTU_MAX = 65535  # of veth and bridge (linux/if_ether.h: ETH_MAX_MTU)
+MTU_MIN = 576  # RFC 791: what every IPv4 host must accept
+MTU_MIN_IPV6 = 1280  # RFC 8200 section 5
+
+LABEL = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+HOSTNAME = r"^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*\.?$"
+ENV_NAME = "^[^=]+$"
+ABSOLUTE = "^/"
+# What to say of a text that does not match.
+PATTERNS = {
+    LABEL: "is not a name: lower-case letters, digits and '-' within (a DNS label, at most 63 long)",
+    LABEL_KEY: "is not a label key: letters, digits, '-', '_' and '.' within, after `prefix/` if there is one",
+    LABEL_VALUE: "is not a label value: letters, digits, '-', '_' and '.' within",
+    HOSTNAME: "is not a host name: letters, digits and '-' within, in parts with '.' between",
+    ENV_NAME: "is not the name of an environment variable: it holds no '='",
+    ABSOLUTE: "is not an absolute path: it begins with '/'",
+}
+
+Label = Annotated[str, Field(pattern=LABEL, min_length=1, max_length=63)]
+LabelKey = Annotated[str, Field(pattern=LABEL_KEY, max_length=317)]
+LabelValue = Annotated[str, Field(pattern=LABEL_VALUE, max_length=63)]
+Hostname = Annotated[str, Field(pattern=HOSTNAME, max_length=253)]
+EnvName = Annotated[str, Field(pattern=ENV_NAME, min_length=1)]
+AbsolutePath = Annotated[str, Field(pattern=ABSOLUTE)]
+Mtu = Annotated[int, Field(ge=MTU_MIN, le=MTU_MAX)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def refuse(message: str, hint: str = "", *, field: str = "") -> NoReturn:
+    """Reject a value, or one field of it, with a message of our own. Raises PydanticCustomError."""
+    raise PydanticCustomError("refused", "{message}", {"message": message, "hint": hint, "field": field})
+
+
+def not_a(expected: str) -> NoReturn:
+    """Reject a value for its type; `diagnose` adds what was found. Raises PydanticCustomError."""
+    raise PydanticCustomError("wrong_type", "{expected}", {"expected": expected})
+
+
+def parse_address(value: Any) -> Address:
+    """Return the IP address that a text names."""
+    if not isinstance(value, str):
+        not_a("an IP address")
+    try:
+        address = ip_address(value)
+    except ValueError:
+        hint = f"leave the prefix length out: {value.partition('/')[0]}" if "/" in value else _why_not_ipv4(value)
+        refuse(f"{quote(value)} is not an IP address", hint)
+    if "%" in value:
+        refuse(f"{quote(value)} names a zone, which has no meaning here")
+    return address
+
+
+def parse_machine_address(value: Any) -> Address:
+    """Return the IP address that one machine can have."""
+    address = parse_address(value)
+    if kind := _special(address):
+        refuse(f"{address} cannot be the address of a machine: it is {kind}")
+    return address
+
+
+def parse_network(value: Any) -> Network:
+    """Return the network that a CIDR names; its host bits must be zero."""
+    if not isinstance(value, str):
+        not_a("a CIDR")
+    text, slash, length = value.partition("/")
+    if not slash:
+        refuse(f"{quote(value)} is not a CIDR: it has no prefix length", "as in 10.244.0.0/16")
+    if not (length.isascii() and length.isdigit()):
+        refuse(f"{quote(value)} is not a CIDR: a number belongs after the '/'", "as in 10.244.0.0/16")
+    try:
+        address = ip_address(text)
+    except ValueError:
+        refuse(f"{quote(value)} is not a CIDR: {quote(text)} is not an IP address", _why_not_ipv4(text))
+    if "%" in value:
+        refuse(f"{quote(value)} names a zone, which has no meaning here")
+    if int(length[:9]) > address.max_prefixlen:
+        longest = f"the prefix length of IPv{address.version} is at most {address.max_prefixlen}"
+        refuse(f"{quote(value)} is not a CIDR: {longest}")
+    network = ip_network((address, int(length)), strict=False)
+    if address != network.network_address:
+        refuse(f"{quote(value)} has host bits set; did you mean {quote(network)}?")
+    if kind := "every address there is" if network.prefixlen == 0 else _special(network):
+        refuse(f"{network} cannot be used: it is {kind}")
+    return network
+
+
+def _why_not_ipv4(text: str) -> str:
+    """Return a hint for the usual ways to get an IPv4 address wrong."""
+    octets = text.split(".")
+    if len(octets) < 2 or not all(octet.isascii() and octet.isdigit() for octet in octets):
+        return ""
+    if len(octets) != 4:
+        return f"an IPv4 address has four numbers, this has {len(octets)}"
+    too_big = next((octet for octet in octets if int(octet[:9]) > 255), None)
+    return f"{quote(too_big)} is more than 255" if too_big else "a number in it begins with 0"
+
+
+def _special(place: Address | Network) -> str:
+    """Return what makes an address or network unfit for a lab; empty when nothing does."""
+    kinds = {
+        "multicast": place.is_multicast,
+        "for loopback": place.is_loopback,
+        "link-local": place.is_link_local,
+        "the unspecified address": place.is_unspecified,
+    }
+    return next((kind for kind, applies in kinds.items() if applies), "")
+
+
+def _one_or_more(value: Any) -> Any:
+    """Make a list of one text, of `a,b` and of a list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return value if isinstance(value, list) else not_a("a text or a list")
+
+
+def _one_per_family(values: list[Any]) -> list[Any]:
+    """Refuse a list with nothing in it or with two values of one IP version."""
+    if not values:
+        refuse("is empty")
+    for version in (4, 6):
+        same = [str(value) for value in values if value.version == version]
+        if len(same) > 1:
+            refuse(f"holds {len(same)} of IPv{version} ({', '.join(same)}); at most one of each IP version")
+    return values
+
+
+AddressText = Annotated[str, WithJsonSchema({"type": "string", "x-kind": "IP address"})]
+CidrText = Annotated[str, WithJsonSchema({"type": "string", "x-kind": "CIDR"})]
+AnyAddress = Annotated[Address, PlainValidator(parse_address, json_schema_input_type=AddressText)]
+MachineAddress = Annotated[Address, PlainValidator(parse_machine_address, json_schema_input_type=AddressText)]
+Cidr = Annotated[Network, PlainValidator(parse_network, json_schema_input_type=CidrText)]
+# At most one per IP version, in the order of the file.
+Addresses = Annotated[
+    list[MachineAddress],
+    BeforeValidator(_one_or_more, json_schema_input_type=AddressText | list[AddressText]),
+    AfterValidator(_one_per_family),
+]
+Cidrs = Annotated[
+    list[Cidr],
+    BeforeValidator(_one_or_more, json_schema_input_type=CidrText | list[CidrText]),
+    AfterValidator(_one_per_family),
+]
+
+
+def entries(counting: Callable[[int], list[Any]] | None) -> Callable[[Any], Any]:
+    """Return a validator that undoes the short forms of a list of named entries.
+
+    A text is an entry with that name; a mapping is a list of entries by name; a number counts entries.
+    """
+    expected = "a list or a mapping by name" if counting is None else "a number, a list or a mapping by name"
+
+    def normalise(value: Any) -> Any:
+        if type(value) is int and counting is not None:
+            return counting(value)
+        if isinstance(value, list):
+            return [{"name": entry} if isinstance(entry, str) else entry for entry in value]
+        if isinstance(value, dict):
+            return [_named_entry(name, settings) for name, settings in value.items()]
+        not_a(expected)
+
+    return normalise
+
+
+def _named_entry(name: str, settings: Any) -> Any:
+    if settings is None:
+        return {"name": name}
+    if not isinstance(settings, dict):
+        return (settings,)  # no model takes a tuple: reported as a wrong type at this entry
+    if "name" in settings:
+        refuse(f"{quote(name)} has a `name` of its own", "the key is the name already: leave `name` out")
+    return {"name": name, **settings}
+
+
+def count_of(prefix: str, smallest: int) -> Callable[[int], list[Any]]:
+    """Return the short form of nodes: a number makes `prefix1`, `prefix2` and so on."""
+
+    def counted_entries(number: int) -> list[Any]:
+        if not smallest <= number <= NODES_MAX:
+            refuse(f"{number} is not between {smallest} and {NODES_MAX}")
+        return [{"name": f"{prefix}{i}"} for i in range(1, number + 1)]
+
+    return counted_entries
+
+
+def count_of_pods(number: int) -> list[Any]:
+    """Return the short form of pods: a number makes `p-1`, `p-2` and so on."""
+    if not 0 <= number <= PODS_MAX:
+        refuse(f"{number} is not between 0 and {PODS_MAX}")
+    return [{"name": "p", "replicas": number}]
+
+
+def shell_or_argv(value: Any) -> Any:
+    """Make an argv of a command line for the shell."""
+    return ["sh", "-c", value] if isinstance(value, str) else value
+
+
+def env_entries(value: Any) -> Any:
+    """Make a list of names and values of a mapping."""
+    if isinstance(value, dict):
+        return [{"name": name, "value": text} for name, text in value.items()]
+    return value if isinstance(value, list) else not_a("a mapping or a list of {name, value}")
+
+
+def command_line(value: list[str]) -> list[str]:
+    """Refuse a command with an empty program name."""
+    if value and not value[0].strip():
+        refuse("names no program")
+    return value

@@ -1,0 +1,133 @@
+"""A topology file becomes a `Topology`, or one TopologyError with everything that is wrong with it.
+
+Read in this order: `document` (YAML), `schema` and `diagnose` (each field by itself), `partial` (what is usable of a
+file with mistakes), `draft` (defaults and short forms written out), `rules` (fields together).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from netlab import names
+from netlab.errors import Problem, TopologyError, UsageError
+from netlab.topology.document import Document, Unreadable, read
+from netlab.topology.draft import expand
+from netlab.topology.findings import find_similar, quote, suggest
+from netlab.topology.model import Topology
+from netlab.topology.partial import validate
+from netlab.topology.rules import broken_rules
+from netlab.topology.schema import BACKENDS
+
+SIZE_MAX = 4 * 2**20
+STDIN = "-"
+FALLBACK_NAME = "lab"
+
+
+def load(path: str | Path, *, backend: str | None = None, name: str | None = None) -> Topology:
+    """Load a topology file, or standard input for `-`.
+
+    `backend` overrides the file's type of backend, `name` its name. Raises TopologyError, and UsageError for a
+    `backend` or `name` that cannot be.
+    """
+    file = "<stdin>" if str(path) == STDIN else os.fspath(path)
+    text = _decode(_read_bytes(path, file), file)
+    return load_text(text, file, backend=backend, name=name)
+
+
+def load_text(text: str, file: str = "<text>", *, backend: str | None = None, name: str | None = None) -> Topology:
+    """Load a topology from text; `file` is what messages call it, and its name is the lab's if the text gives none."""
+    if backend is not None and backend not in BACKENDS:
+        raise UsageError(f"{quote(backend)} is not a backend{suggest(backend, BACKENDS)}")
+    if name is not None and (not names.LABEL.match(name) or len(name) > names.LABEL_MAX):
+        hint = f"lower-case letters, digits and '-' within, at most {names.LABEL_MAX} of them"
+        raise UsageError(f"{quote(name)} cannot be the name of a lab", hint)
+    try:
+        document = read(text, file)
+    except Unreadable as exc:
+        raise TopologyError([exc.problem]) from exc
+    if not isinstance(document.value, dict):
+        raise TopologyError([*document.problems, _not_a_mapping(document)])
+    partial = validate(document)
+    draft = expand(partial, name or partial.spec.name or _name_of_file(file), backend)
+    findings = [*partial.findings, *broken_rules(draft)]
+    problems = {*document.problems, *(document.problem(finding) for finding in findings)}
+    if problems:
+        raise TopologyError(sorted(problems))
+    return draft.topology()
+
+
+def _not_a_mapping(document: Document) -> Problem:
+    """Word a file that holds something else than fields."""
+    hint = "`netlab init` writes one to begin with; the shortest is `nodes: 2`"
+    if document.value is None:
+        return Problem(document.file, 0, 0, "", "is empty", hint)
+    found = "a list" if isinstance(document.value, list) else "a single value"
+    return Problem(document.file, 1, 1, "", f"expected fields such as `nodes: 2`, found {found}", hint)
+
+
+def _name_of_file(file: str) -> str:
+    """Return the lab name that a file's name gives: its stem, as a DNS label."""
+    stem = "" if file.startswith("<") else Path(file).stem.lower()
+    label = re.sub("[^a-z0-9]+", "-", stem).strip("-")[: names.LABEL_MAX].strip("-")
+    return label or FALLBACK_NAME
+
+
+def _read_bytes(path: str | Path, file: str) -> bytes:
+    """Read a file that is not too big. Raises TopologyError."""
+    try:
+        if str(path) == STDIN:
+            return _read_stream(sys.stdin.buffer, file)
+        with open(path, "rb") as stream:
+            if os.fstat(stream.fileno()).st_size > SIZE_MAX:
+                raise _too_big(file)
+            return _read_stream(stream, file)
+    except FileNotFoundError as exc:
+        raise TopologyError([Problem(file, 0, 0, "", "there is no such file", _similar_files(Path(path)))]) from exc
+    except IsADirectoryError as exc:
+        inside = [entry.name for entry in sorted(Path(path).glob("*.y*ml"))]
+        hint = f"it holds {', '.join(inside[:5])}" if inside else ""
+        raise TopologyError([Problem(file, 0, 0, "", "is a folder, not a topology file", hint)]) from exc
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        raise TopologyError([Problem(file, 0, 0, "", f"cannot be read: {reason}")]) from exc
+
+
+def _read_stream(stream: BinaryIO, file: str) -> bytes:
+    content = stream.read(SIZE_MAX + 1)
+    if len(content) > SIZE_MAX:
+        raise _too_big(file)
+    return content
+
+
+def _too_big(file: str) -> TopologyError:
+    message = f"is larger than {SIZE_MAX // 2**20} MiB, which no topology is"
+    return TopologyError([Problem(file, 0, 0, "", message, "is it the right file?")])
+
+
+def _similar_files(path: Path) -> str:
+    """Return a hint at a file of a similar name; empty when there is none."""
+    with suppress(OSError):
+        near = {entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")}
+        similar = find_similar(path.name, near) or find_similar(f"{path.name}.yaml", near)
+        return f"did you mean {path.with_name(similar)}?" if similar else ""
+    return ""
+
+
+def _decode(content: bytes, file: str) -> str:
+    """Decode UTF-8. Raises TopologyError with the place of the first byte that is none."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        before = content[: exc.start]
+        line, line_start = before.count(b"\n") + 1, before.rfind(b"\n") + 1
+        column = len(before[line_start:].decode("utf-8", "replace")) + 1
+        hint = "save the file as UTF-8"
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            hint = "it looks like UTF-16: save it as UTF-8"
+        message = f"is not UTF-8: the byte 0x{content[exc.start]:02x} fits no character here"
+        raise TopologyError([Problem(file, line, column, "", message, hint)]) from exc
