@@ -19,7 +19,7 @@ from subprocess import CompletedProcess
 from types import TracebackType
 
 from netlab import names
-from netlab.errors import KernelError, UsageError
+from netlab.errors import KernelError, NetlabError, UsageError
 from netlab.folder import LabFolder, Record, known_labs
 from netlab.kernel import enter
 from netlab.kernel.enter import Place
@@ -215,13 +215,19 @@ class Lab:
 
 
 def remove(name: str, *, wait: float = LOCK_WAIT) -> bool:
-    """Take a lab away by its name alone; say whether there was anything. Needs nothing of its folder."""
+    """Take a lab away by its name alone; say whether there was anything. Needs nothing of its folder.
+
+    Raises NetlabError naming processes that somebody else runs inside; the lab is gone all the same.
+    """
     folder = LabFolder(name)
     existed = name in known_labs()
     with folder.lock(wait), LinuxKernel(folder.runtime) as kernel:
         existed |= name in kernel.labs()
-        kernel.remove(name)
+        strangers = kernel.remove(name)
         folder.forget()
+    if strangers:
+        who = ", ".join(strangers)
+        raise NetlabError(f"lab {name} is gone, but its namespaces are still used by {who}", "end these processes")
     return existed
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netlab.cli.common import complete_member, find_lab, join
+from netlab.cli.common import complete_member, find_lab, join, without_dashes
 from netlab.errors import NetlabError, UsageError
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 @click.option("-l", "--lab", help="The lab, where there are several.")
 @click.option("-i", "--interface", default="eth0", show_default=True, help="The interface.")
 @click.option("-c", "--count", default=100, show_default=True, help="Stop after so many frames.")
-@click.option(
-    "--idle", default=None, type=float, help="Stop when nothing came for so many seconds (10; 0.3 after COMMAND)."
-)
+@click.option("--idle", type=float, help="Stop when nothing came for so many seconds (10; after COMMAND 0.3).")
 @click.option("-w", "--write", type=click.Path(), help="Also write the frames to this pcap file.")
 @click.argument("member", metavar="POD|NODE", shell_complete=complete_member)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -61,7 +59,7 @@ def capture_command(
 def _run(command: tuple[str, ...]) -> None:
     """Run the command with its output on our standard error, so that only frames go to standard output."""
     try:
-        subprocess.run(command, stdout=2, check=False)
+        subprocess.run(without_dashes(command), stdout=2, check=False)
     except OSError as exc:
         raise UsageError(f"cannot run {command[0]}: {exc.strerror}") from exc
 

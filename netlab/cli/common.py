@@ -99,6 +99,11 @@ def find_lab(reference: str | None) -> Lab:
     raise UsageError(f"there is no lab {name}", others)
 
 
+def without_dashes(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a command to run without the `--` that sets it apart from netlab's own options."""
+    return command[1:] if command[:1] == ("--",) else command
+
+
 def complete_lab(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name of a lab; files complete as well."""
     from netlab.folder import known_labs

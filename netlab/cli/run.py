@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from netlab.cli.common import complete_member, find_lab, join
+from netlab.cli.common import complete_member, find_lab, join, without_dashes
 
 PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -21,7 +21,7 @@ def exec_command(lab: str | None, member: str, command: tuple[str, ...]) -> None
 
     Its exit status is netlab's own; standard input, the terminal and signals are passed through.
     """
-    _execute(lab, member, command)
+    _execute(lab, member, without_dashes(command))
 
 
 @click.command("shell")

@@ -83,22 +83,19 @@ def _print(shown: dict[str, Any]) -> None:
         f"{shown['lab']}: {'up' if shown['up'] else 'DOWN'}, {shown['backend'].type}, pod MTU {shown['podMTU']}\n"
     )
     nodes = [
-        (
-            row["node"],
-            " ".join(row["addresses"]),
-            " ".join(row["podCIDRs"]) or "-",
-            str(row["pods"]),
-            _routes(row, shown),
-        )
+        (row["node"], " ".join(row["addresses"]), " ".join(row["podCIDRs"]) or "-", str(row["pods"]))
         for row in shown["nodes"]
     ]
-    print_table(("NODE", "ADDRESS", "PODCIDR", "PODS", "ROUTES"), nodes)
+    print_table(("NODE", "ADDRESS", "PODCIDR", "PODS"), nodes)
     pods = [
         (row["pod"], row["node"], " ".join(row["addresses"]), "up" if row["up"] else "DOWN") for row in shown["pods"]
     ]
     if pods:
         click.echo()
         print_table(("POD", "NODE", "ADDRESS", "STATE"), pods)
+    if len(shown["nodes"]) <= FEW_NODES:
+        click.echo()
+        print_table(("NODE", "ROUTE"), [(row["node"], route) for row in shown["nodes"] for route in row["routes"]])
     for title, key in (("left out by design", "refusals"), ("made by somebody else, left alone", "foreign")):
         if shown[key]:
             click.echo(f"\n{title}:")
@@ -110,7 +107,3 @@ def _print(shown: dict[str, Any]) -> None:
             click.echo(f"  {line}")
     else:
         click.echo("\ndrift: none")
-
-
-def _routes(row: dict[str, Any], shown: dict[str, Any]) -> str:
-    return "\n".join(row["routes"]) if len(shown["nodes"]) <= FEW_NODES else str(len(row["routes"]))

@@ -1,24 +1,41 @@
-"""Tables for the terminal: borderless, one line a row, folded to the terminal's width."""
+"""Tables as kubectl prints them: columns of text under their heads, nothing else.
+
+`rich` would draw finer ones, but loading it takes a third of the time that `netlab status` may take (docs/adr/0003).
+"""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+import click
+
+GAP = 3
 
 
-def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under their heads. Cells that are too wide are folded, never cut."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under their heads. On a terminal the last column is folded to what the others leave of its width."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for number, line in enumerate(table(heads, rows, width)):
+        click.echo(click.style(line, bold=True) if number == 0 else line)
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    # a pipe has no width: give long paths room, so that every row stays one line for grep
-    width = None if sys.stdout.isatty() else max(200, shutil.get_terminal_size().columns)
-    Console(width=width, highlight=False).print(table)
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    """Return a table's lines; none is longer than `width` columns unless the columns before the last are."""
+    cells = [heads, *rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads) - 1)]
+    indent = sum(widths) + GAP * len(widths)
+    room = max(width - indent, 20) if width else None
+    lines = []
+    for row in cells:
+        front = "".join(cell.ljust(size + GAP) for cell, size in zip(row, widths, strict=False))
+        first, *rest = _fold(row[-1], room)
+        lines += [front + first, *(" " * indent + line for line in rest)]
+    return [line.rstrip() for line in lines]
+
+
+def _fold(text: str, room: int | None) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, room, break_on_hyphens=False) or [""] if room and len(text) > room else [text]

@@ -61,12 +61,13 @@ class FakeKernel:
             self._apply(op)
             progress(1)
 
-    def remove(self, lab: str) -> None:
+    def remove(self, lab: str) -> list[str]:
         """Take all of a lab's namespaces away."""
         for name in list(self._objects):
             owner = names.find_owner(name)
             if owner and owner.lab == lab:
                 self._objects.pop(name)
+        return []
 
     def _apply(self, op: Op) -> None:
         match op.action:

@@ -25,5 +25,5 @@ class Kernel(Protocol):
     def apply(self, ops: Iterable[Op], progress: Callable[[int], None]) -> None:
         """Carry out operations in the order given, telling how many more are done. Raises KernelError at a failure."""
 
-    def remove(self, lab: str) -> None:
-        """Take every namespace and process of a lab away, whatever is in them."""
+    def remove(self, lab: str) -> list[str]:
+        """Take every namespace and process of a lab away; return the processes of others that are left inside."""

@@ -76,10 +76,10 @@ class LinuxKernel:
             self._run(stage, batch)
             progress(len(batch))
 
-    def remove(self, lab: str) -> None:
+    def remove(self, lab: str) -> list[str]:
         """End a lab's processes, drop all its namespaces at once, and wait until the kernel has let go of them.
 
-        Raises NetlabError naming processes of others inside: they keep a namespace, nameless, until they end.
+        Returns the processes of others inside, in words: they keep a namespace, nameless, until they end.
         """
         fabric = names.fabric(lab)
         Supervisor(lab, self._runtime).stop()
@@ -90,9 +90,7 @@ class LinuxKernel:
         if netns.is_alive(fabric) and not strangers:
             netns.call(fabric, observe.wait_for_cables_to_go)
         netns.remove([fabric])
-        if strangers:
-            who = ", ".join(f"{entry.name} (pid {entry.pid}, in {entry.netns})" for entry in strangers)
-            raise NetlabError(f"lab {lab} is gone, but its namespaces are still used by {who}", "end these processes")
+        return [f"{entry.name} (pid {entry.pid}, in {entry.netns})" for entry in strangers]
 
     def _namespaces(self, lab: str) -> list[Netns]:
         found = netns.names(names.fabric(lab))

@@ -8,8 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from netlab import names
 from netlab.errors import NotSupported, ProgramError
 from netlab.kernel import netns
+from netlab.kernel.residents import MARK
+from netlab.paths import search_path
 from netlab.plan.diff import Op
 from netlab.plan.objects import Netns, Objects, Ruleset
 from netlab.plan.rules import nft_input, restore_input
@@ -76,9 +79,12 @@ def _run(calls: list[Call]) -> Iterator[tuple[Call, str]]:
 
 
 def _start(call: Call) -> subprocess.Popen[str]:
+    """Start a tool in this thread's namespace. It bears the lab's mark: `down` ends it should netlab be killed."""
     pipe = subprocess.PIPE
+    owner = names.find_owner(call.netns)
+    environment = {**os.environ, "PATH": search_path(), MARK: owner.lab if owner else ""}
     try:
-        return subprocess.Popen(call.argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(call.argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
     except FileNotFoundError as exc:
         tool = call.argv[0].split("-")[0]
         raise NotSupported(f"the program {call.argv[0]}", "ipMasq", f"apt install {PACKAGES[tool]}") from exc

@@ -77,10 +77,13 @@ def _entries(socket: Socket, raw_links: list[rtnl.RawLink], names_by_index: dict
 
 def _routes(socket: Socket, names_by_index: dict[int, str]) -> Iterator[tuple[Route, bool]]:
     for version in (4, 6):
-        for _, buffer, start, end in socket.dump(rtnl.dump_routes(version)):
-            found = rtnl.route_object(buffer, start, end, names_by_index)
-            if found:
-                yield found
+        try:
+            for _, buffer, start, end in socket.dump(rtnl.dump_routes(version)):
+                found = rtnl.route_object(buffer, start, end, names_by_index)
+                if found:
+                    yield found
+        except FileNotFoundError:
+            continue  # "FIB table does not exist": nothing was ever routed in this namespace
 
 
 def wait_for_cables_to_go(timeout: float = 10.0) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from netlab import names
 from netlab.plan.diff import Action, Op
+from netlab.plan.objects import Veth
 from netlab.plan.text import command
 
 FEW = 12  # up to so many operations are listed one by one
@@ -43,9 +44,12 @@ def describe(op: Op) -> str:
 def _counts(ops: tuple[Op, ...]) -> Iterator[str]:
     spaces: Counter[str] = Counter(op.action for op in ops if op.new is None and op.old is None)
     kinds: Counter[tuple[str, str]] = Counter()
+    created = {(op.netns, op.new.key) for op in ops if op.action is Action.CREATE and op.new}
+    created |= {(op.new.peer.netns, op.peer.key) for op in ops if op.peer and isinstance(op.new, Veth)}
     for op in ops:
         entry = op.new or op.old
-        if entry is not None and not _is_part_of_making(op):
+        finishing = op.action is Action.CHANGE and entry is not None and (op.netns, entry.key) in created
+        if entry is not None and not finishing:
             kinds[VERBS[op.action], WORDS.get(type(entry).__name__, type(entry).__name__)] += 1
     made, gone = spaces[Action.ADD_NETNS], spaces[Action.DELETE_NETNS]
     for verb in ("delete", "change", "make"):
@@ -56,11 +60,6 @@ def _counts(ops: tuple[Op, ...]) -> Iterator[str]:
             found.insert(0, f"{made} namespaces")
         if found:
             yield f"{verb}: {', '.join(found)}"
-
-
-def _is_part_of_making(op: Op) -> bool:
-    """Say whether a change only finishes a cable that was made a moment before: raising its far end."""
-    return op.action is Action.CHANGE and getattr(op.old, "up", True) is False and hasattr(op.new, "peer")
 
 
 def member_of(netns: str) -> str:

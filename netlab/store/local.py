@@ -9,7 +9,6 @@ from pathlib import Path
 from netlab.codec import from_json, to_json
 from netlab.errors import StoreError
 from netlab.store.store import Snapshot
-from netlab.topology.allocate import allocate
 from netlab.topology.model import Topology
 
 
@@ -28,6 +27,8 @@ class LocalStore:
 
     def acquire(self, topology: Topology) -> Snapshot:
         """Give every member of the topology what it needs, keeping what it holds; forget members that left."""
+        from netlab.topology.allocate import allocate  # netaddr takes its time, and `status` needs none of it
+
         snapshot = allocate(topology, self.read())
         write_json(self._file, to_json(snapshot))
         return snapshot

@@ -1,0 +1,155 @@
+"""Who takes part in `bench up`, where each is found, and how one lab of it is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench import ip_batch, labs
+from tests.bench.measure import BenchError, Cost, run, total
+from tests.bench.report import Sample
+
+NETLAB = str(Path(sys.executable).with_name("netlab"))
+HERE = Path(__file__).parent
+SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's, which Debian's Mininet is installed for
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "netlab-bench"
+MUNET_PYTHON = str(CACHE / "munet/bin/python")
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A way to make N pods on one bridge.
+
+    measure: make and remove a lab of so many pods with files in the given folder; `check` also proves it to be netlab's.
+    find: what is missing and how to get it, or nothing. most: the size that is sensible without --all.
+    """
+
+    title: str
+    measure: Callable[[int, Path, bool], Sample]
+    find_missing: Callable[[], str] = lambda: ""
+    most: int = 1_000
+
+
+def measure(name: str, pods: int, check: bool) -> dict[str, Any]:
+    """Measure a contender once, here. To be called in a sandbox."""
+    with tempfile.TemporaryDirectory(dir="/run") as folder:
+        return asdict(CONTENDERS[name].measure(pods, Path(folder), check))
+
+
+# --- netlab ----------------------------------------------------------------------------------------------------------
+
+
+def _netlab_command(pods: int, folder: Path, check: bool) -> Sample:
+    file = folder / "lab.yaml"
+    file.write_text(labs.one_node(pods))
+    up = run([NETLAB, "up", str(file)])
+    if check:
+        run(_same_lab(pods))
+    return _of_two(up, run([NETLAB, "down", labs.LAB]))
+
+
+def _netlab_in_kernel(pods: int, folder: Path, check: bool) -> Sample:
+    return _by_own_clock([sys.executable, "-m", "tests.bench.in_kernel", str(pods)])
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def _raw(pods: int, folder: Path, check: bool) -> Sample:
+    file = folder / "recipe.json"
+    file.write_text(json.dumps(labs.recipe(pods)))
+    return _by_own_clock([sys.executable, str(HERE / "floor.py"), "lab", str(file), *(_same_lab(pods) if check else [])])
+
+
+def _raw_classic(pods: int, folder: Path, check: bool) -> Sample:
+    return _by_own_clock([sys.executable, str(HERE / "floor.py"), "classic", str(pods)])
+
+
+def _ip(pods: int, folder: Path, check: bool) -> Sample:
+    return _by_scripts(ip_batch.lab_files(labs.recipe(pods)), folder, _same_lab(pods) if check else [])
+
+
+def _ip_classic(pods: int, folder: Path, check: bool) -> Sample:
+    return _by_scripts(ip_batch.classic_files(pods), folder, [])
+
+
+def _same_lab(pods: int) -> list[str]:
+    return [sys.executable, "-m", "tests.bench.same_lab", str(pods)]
+
+
+# --- others ----------------------------------------------------------------------------------------------------------
+
+
+def _mininet(pods: int, folder: Path, check: bool) -> Sample:
+    return _by_own_clock([SYSTEM_PYTHON, str(HERE / "mininet_lab.py"), str(pods)])
+
+
+def _munet(pods: int, folder: Path, check: bool) -> Sample:
+    return _by_own_clock([MUNET_PYTHON, str(HERE / "munet_lab.py"), str(pods), str(folder)])
+
+
+def _mininet_missing() -> str:
+    found = Path(SYSTEM_PYTHON).exists() and _imports(SYSTEM_PYTHON, "mininet.net")
+    return "" if found and shutil.which("brctl") else "apt install mininet bridge-utils"
+
+
+def _munet_missing() -> str:
+    found = Path(MUNET_PYTHON).exists() and _imports(MUNET_PYTHON, "munet.parser")
+    venv = CACHE / "munet"
+    return "" if found else f"python3 -m venv {venv} && {venv}/bin/pip install munet"
+
+
+def _imports(python: str, module: str) -> bool:
+    return subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0
+
+
+# --- clocks ----------------------------------------------------------------------------------------------------------
+
+
+def _by_own_clock(argv: list[str]) -> Sample:
+    """Run a program that times itself (without its start and imports) and prints {"up": s, "down": s} at the end."""
+    cost = run(argv)
+    times = json.loads(cost.output.splitlines()[-1])
+    return Sample(times["up"], times["down"], cost.wall, cost.cpu, cost.peak)
+
+
+def _by_scripts(files: ip_batch.Files, folder: Path, check: list[str]) -> Sample:
+    """Run the shell scripts `up` and `down`, each from start to exit."""
+    ip_batch.write(files, folder)
+    enter = 'cd "$1" && exec sh "$2"'
+    up = run(["sh", "-c", enter, "sh", str(folder), "up"])
+    if check:
+        run(check)
+    return _of_two(up, run(["sh", "-c", enter, "sh", str(folder), "down"]))
+
+
+def _of_two(up: Cost, down: Cost) -> Sample:
+    both = total(up, down)
+    return Sample(up.wall, down.wall, both.wall, both.cpu, both.peak)
+
+
+def _program_missing(program: str, package: str) -> Callable[[], str]:
+    return lambda: "" if shutil.which(program) else f"apt install {package}"
+
+
+_NO_IP = _program_missing("ip", "iproute2")
+CONTENDERS = {
+    "netlab": Contender("netlab up, netlab down: whole commands", _netlab_command),
+    "kernel": Contender("netlab, in the kernel only", _netlab_in_kernel),
+    "raw": Contender("raw netlink, the same lab", _raw),
+    "ip": Contender("ip -batch, the same lab", _ip, _NO_IP),
+    "raw-classic": Contender("raw netlink, hosts and a bridge only", _raw_classic),
+    "ip-classic": Contender("ip -batch, hosts and a bridge only", _ip_classic, _NO_IP),
+    "mininet": Contender("Mininet, Linux bridge", _mininet, _mininet_missing, most=100),
+    "munet": Contender("munet", _munet, _munet_missing, most=100),
+}
+
+__all__ = ["CONTENDERS", "BenchError", "Contender", "measure"]
