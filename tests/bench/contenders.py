@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.bench import ip_batch, labs
-from tests.bench.measure import BenchError, Cost, run, total
+from tests.bench.measure import Cost, run, total
 from tests.bench.report import Sample
 
 NETLAB = str(Path(sys.executable).with_name("netlab"))
@@ -22,6 +22,14 @@ HERE = Path(__file__).parent
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's, which Debian's Mininet is installed for
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "netlab-bench"
 MUNET_PYTHON = str(CACHE / "munet/bin/python")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """How many pods, and the lab that netlab makes of them (`recipe.recipe`)."""
+
+    pods: int
+    recipe: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,52 +41,53 @@ class Contender:
     """
 
     title: str
-    measure: Callable[[int, Path, bool], Sample]
+    measure: Callable[[Task, Path, bool], Sample]
     find_missing: Callable[[], str] = lambda: ""
     most: int = 1_000
 
 
-def measure(name: str, pods: int, check: bool) -> dict[str, Any]:
-    """Measure a contender once, here. To be called in a sandbox."""
+def measure(name: str, recipe: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """Measure a contender once, here: to be called in a sandbox."""
+    task = Task(len(recipe["pods"]), recipe)
     with tempfile.TemporaryDirectory(dir="/run") as folder:
-        return asdict(CONTENDERS[name].measure(pods, Path(folder), check))
+        return asdict(CONTENDERS[name].measure(task, Path(folder), check))
 
 
 # --- netlab ----------------------------------------------------------------------------------------------------------
 
 
-def _netlab_command(pods: int, folder: Path, check: bool) -> Sample:
+def _netlab_command(task: Task, folder: Path, check: bool) -> Sample:
     file = folder / "lab.yaml"
-    file.write_text(labs.one_node(pods))
+    file.write_text(labs.one_node(task.pods))
     up = run([NETLAB, "up", str(file)])
     if check:
-        run(_same_lab(pods))
+        run(_same_lab(task.pods))
     return _of_two(up, run([NETLAB, "down", labs.LAB]))
 
 
-def _netlab_in_kernel(pods: int, folder: Path, check: bool) -> Sample:
-    return _by_own_clock([sys.executable, "-m", "tests.bench.in_kernel", str(pods)])
+def _netlab_in_kernel(task: Task, folder: Path, check: bool) -> Sample:
+    return _by_own_clock([sys.executable, "-m", "tests.bench.in_kernel", str(task.pods)])
 
 
 # --- by hand ---------------------------------------------------------------------------------------------------------
 
 
-def _raw(pods: int, folder: Path, check: bool) -> Sample:
+def _raw(task: Task, folder: Path, check: bool) -> Sample:
     file = folder / "recipe.json"
-    file.write_text(json.dumps(labs.recipe(pods)))
-    return _by_own_clock([sys.executable, str(HERE / "floor.py"), "lab", str(file), *(_same_lab(pods) if check else [])])
+    file.write_text(json.dumps(task.recipe))
+    return _by_own_clock([sys.executable, str(HERE / "floor.py"), "lab", str(file), *(_same_lab(task.pods) if check else [])])
 
 
-def _raw_classic(pods: int, folder: Path, check: bool) -> Sample:
-    return _by_own_clock([sys.executable, str(HERE / "floor.py"), "classic", str(pods)])
+def _raw_classic(task: Task, folder: Path, check: bool) -> Sample:
+    return _by_own_clock([sys.executable, str(HERE / "floor.py"), "classic", str(task.pods)])
 
 
-def _ip(pods: int, folder: Path, check: bool) -> Sample:
-    return _by_scripts(ip_batch.lab_files(labs.recipe(pods)), folder, _same_lab(pods) if check else [])
+def _ip(task: Task, folder: Path, check: bool) -> Sample:
+    return _by_scripts(ip_batch.lab_files(task.recipe), folder, _same_lab(task.pods) if check else [])
 
 
-def _ip_classic(pods: int, folder: Path, check: bool) -> Sample:
-    return _by_scripts(ip_batch.classic_files(pods), folder, [])
+def _ip_classic(task: Task, folder: Path, check: bool) -> Sample:
+    return _by_scripts(ip_batch.classic_files(task.pods), folder, [])
 
 
 def _same_lab(pods: int) -> list[str]:
@@ -88,12 +97,12 @@ def _same_lab(pods: int) -> list[str]:
 # --- others ----------------------------------------------------------------------------------------------------------
 
 
-def _mininet(pods: int, folder: Path, check: bool) -> Sample:
-    return _by_own_clock([SYSTEM_PYTHON, str(HERE / "mininet_lab.py"), str(pods)])
+def _mininet(task: Task, folder: Path, check: bool) -> Sample:
+    return _by_own_clock([SYSTEM_PYTHON, str(HERE / "mininet_lab.py"), str(task.pods)])
 
 
-def _munet(pods: int, folder: Path, check: bool) -> Sample:
-    return _by_own_clock([MUNET_PYTHON, str(HERE / "munet_lab.py"), str(pods), str(folder)])
+def _munet(task: Task, folder: Path, check: bool) -> Sample:
+    return _by_own_clock([MUNET_PYTHON, str(HERE / "munet_lab.py"), str(task.pods), str(folder)])
 
 
 def _mininet_missing() -> str:
@@ -151,5 +160,3 @@ CONTENDERS = {
     "mininet": Contender("Mininet, Linux bridge", _mininet, _mininet_missing, most=100),
     "munet": Contender("munet", _munet, _munet_missing, most=100),
 }
-
-__all__ = ["CONTENDERS", "BenchError", "Contender", "measure"]

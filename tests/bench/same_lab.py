@@ -11,7 +11,8 @@ from pathlib import Path
 from netlab.kernel.linux import LinuxKernel
 from netlab.plan.diff import diff
 from netlab.plan.text import commands
-from tests.bench.labs import LAB, objects_of, one_node
+from tests.bench.labs import LAB, one_node
+from tests.bench.recipe import objects_of
 from tests.bench.sandbox import STATE
 
 

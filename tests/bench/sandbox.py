@@ -24,14 +24,14 @@ _SET_UP = 'mount -t tmpfs tmpfs /run && mount -t sysfs sysfs /sys && ip link set
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
-    """Run a function of a module in a sandbox; its arguments and its answer are JSON. Raises BenchError."""
+    """Run a function of a module in a sandbox; its arguments and its answer pass as JSON. Raises BenchError."""
     target = f"{function.__module__}:{function.__qualname__}"
     user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    inside = (sys.executable, "-m", "tests.bench.sandbox", target, json.dumps(args))
+    inside = (sys.executable, "-m", "tests.bench.sandbox", target)
     done = subprocess.run(
         [_UNSHARE[0], *user, *_UNSHARE[1:], "sh", "-c", _SET_UP, "sh", *inside],
         env=os.environ | {"NETLAB_STATE": STATE, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
-        stdin=subprocess.DEVNULL,
+        input=json.dumps(args),
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -42,10 +42,10 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _main(target: str, args: str) -> None:
+def _main(target: str) -> None:
     module, _, name = target.partition(":")
     try:
-        answer = getattr(importlib.import_module(module), name)(*json.loads(args))
+        answer = getattr(importlib.import_module(module), name)(*json.load(sys.stdin))
     except BenchError as exc:
         sys.exit(str(exc))
     print(json.dumps(answer))

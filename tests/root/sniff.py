@@ -344,17 +344,14 @@ class Taps:
 
     def crossing(self, cookie: bytes) -> Crossing:
         """Return every frame with these bytes that the taps have seen until now."""
-        for tap in self._taps:
-            for _ in self._read(tap, AT_ONCE):
-                pass
-        return Crossing(
-            tuple(
-                Sighting(tap, way, layers(frame), len(frame))
-                for tap in self._taps
-                for way, frame in self._frames[tap]
-                if cookie in frame
-            )
-        )
+        seen = (entry for tap in self._taps for entry in self.everything(tap))
+        return Crossing(tuple(entry for entry in seen if cookie in bytes(entry.packet)))
+
+    def everything(self, tap: str) -> list[Sighting]:
+        """Return every frame that a tap has seen until now, whatever is in it."""
+        for _ in self._read(tap, AT_ONCE):
+            pass
+        return [Sighting(tap, way, layers(frame), len(frame)) for way, frame in self._frames[tap]]
 
     def _read(self, tap: str, idle: float) -> Iterable[tuple[str, bytes]]:
         """Yield frames of a tap as they come, and keep them."""

@@ -1,0 +1,77 @@
+"""The arrows of the design: pure packages stay free of effects, and only a few modules reach the kernel."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import netlab
+
+ROOT = Path(netlab.__file__).parent
+PURE = (
+    "topology/allocate.py",
+    "topology/ipam.py",
+    "topology/model.py",
+    "plan",
+    "overlay",
+    "graph",
+    "check",
+    "names.py",
+)
+EFFECTS = {"socket", "subprocess", "os", "ctypes", "pyroute2", "scapy", "threading", "time"}
+MAY_USE_KERNEL = ("kernel", "supervisor", "lab.py", "doctor.py", "pytest_plugin.py", "cli")
+
+
+def modules(*places: str) -> list[Path]:
+    return [
+        file for place in places for file in ([ROOT / place] if place.endswith(".py") else (ROOT / place).rglob("*.py"))
+    ]
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield every module that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("file", modules(*PURE), ids=name_of)
+def test_pure_modules_have_no_effects(file: Path) -> None:
+    assert not {name.partition(".")[0] for name in imports(file)} & EFFECTS
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in ROOT.rglob("*.py") if not name_of(f).startswith(MAY_USE_KERNEL)], ids=name_of
+)
+def test_the_kernel_is_reached_from_above_only(file: Path) -> None:
+    assert not [name for name in imports(file) if name.startswith("netlab.kernel")]
+
+
+@pytest.mark.parametrize("file", modules("kernel", "plan", "overlay", "topology", "store", "graph"), ids=name_of)
+def test_nothing_below_knows_the_command_line(file: Path) -> None:
+    assert not [name for name in imports(file) if name.startswith(("click", "netlab.cli", "netlab.lab"))]
+
+
+@pytest.mark.parametrize("file", list(ROOT.rglob("*.py")), ids=name_of)
+def test_heavy_libraries_are_imported_where_they_are_used(file: Path) -> None:
+    """At module level only in modules that are themselves imported late: `netlab --help` must be instant."""
+    late = ("topology", "packets.py", "kernel/features.py", "kernel/probes.py")
+    tree = ast.parse(file.read_text())
+    top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    found = {name.partition(".")[0] for node in top for name in imports_of(node)}
+    heavy = found & {"scapy", "pyroute2", "rich", "pydantic", "yaml", "matplotlib", "netaddr"}
+    assert not heavy or name_of(file).startswith(late)
+
+
+def imports_of(node: ast.Import | ast.ImportFrom) -> list[str]:
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
