@@ -19,9 +19,11 @@ from subprocess import CompletedProcess
 from types import TracebackType
 
 from netlab import names
+from netlab.check.matrix import LIMIT
+from netlab.check.model import Report
 from netlab.errors import KernelError, NetlabError, UsageError
 from netlab.folder import LabFolder, Record, known_labs
-from netlab.kernel import enter
+from netlab.kernel import enter, netfilter
 from netlab.kernel.enter import Place
 from netlab.kernel.linux import LinuxKernel, no_progress
 from netlab.kernel.process import ProcessState, Supervisor, write_etc
@@ -29,9 +31,10 @@ from netlab.plan.build import build
 from netlab.plan.diff import Op, diff
 from netlab.plan.etc import pod_files
 from netlab.plan.objects import Netns, Plan, State
+from netlab.plan.rules import tools
 from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
-from netlab.topology.model import Address, Topology
+from netlab.topology.model import Address, IpipBackend, Topology
 
 LOCK_WAIT = 30.0  # seconds for another netlab to finish with the lab
 ROUNDS = 3  # a change can have side effects in the kernel, which the next round mends
@@ -108,6 +111,7 @@ class Lab:
 
             found = self._compare(allocate(self.topology, self.folder.store.read()))
             return Outcome(found.drift, found.plan, time.monotonic() - started)
+        self._require()
         with self.folder.lock(wait), LinuxKernel(self.folder.runtime) as kernel:
             plan = self._acquire()
             before = kernel.observe(self.name, plan.objects).objects
@@ -119,6 +123,14 @@ class Lab:
                     break
                 ops = diff(kernel.observe(self.name, plan.objects).objects, plan.objects)
             return Outcome(tuple(first), plan, time.monotonic() - started)
+
+    def _require(self) -> None:
+        """Raise NotSupported before anything is changed where this machine lacks what some do."""
+        netfilter.require(tools(self.topology.netfilter, self.topology.families))
+        if isinstance(self.topology.backend, IpipBackend):
+            from netlab.kernel import features  # loads pyroute2
+
+            features.require("ipip", "backend ipip")
 
     def _acquire(self) -> Plan:
         """Allocate addresses and record the topology, so that whatever follows can be finished or taken away."""
@@ -140,6 +152,12 @@ class Lab:
         with LinuxKernel(self.folder.runtime) as kernel:
             state = kernel.observe(self.name, plan.objects)
         return Status(plan, state, tuple(diff(state.objects, plan.objects)))
+
+    def check(self, limit: int = LIMIT) -> Report:
+        """Test who reaches whom, with at most `limit` probes between pairs, and the topology's own checks."""
+        from netlab.kernel import probe
+
+        return probe.check(self.topology, self.snapshot, limit)
 
     # --- what is in it ---
 

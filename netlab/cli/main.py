@@ -81,7 +81,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line. Mistakes end in a message and an exit status, never in a traceback."""
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="netlab", standalone_mode=False)
     except click.ClickException as exc:
         exc.show()
         status = exc.exit_code

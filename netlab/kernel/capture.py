@@ -40,6 +40,10 @@ class Capture:
                 payload, ancillary, _, address = self._socket.recvmsg(SNAPLEN, 64)
             except TimeoutError:
                 return
+            except OSError as exc:
+                if exc.errno == errno.ENETDOWN:  # said once when the interface goes down: it may come up again
+                    continue
+                raise
             when = time.time()
             for level, kind, value in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):

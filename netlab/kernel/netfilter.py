@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,14 @@ class Call(NamedTuple):
     netns: Netns
     argv: tuple[str, ...]
     stdin: str
+
+
+def require(tools: Iterable[str]) -> None:
+    """Raise NotSupported, saying how to get it, when the program of a tool is missing."""
+    for tool in tools:
+        program = "nft" if tool == "nft" else f"{tool}-restore"
+        if shutil.which(program, path=search_path()) is None:
+            raise NotSupported(f"the program {program}", "the packet filter of nodes", f"apt install {PACKAGES[tool]}")
 
 
 def apply(ops: Iterable[Op]) -> None:
@@ -85,9 +94,9 @@ def _start(call: Call) -> subprocess.Popen[str]:
     environment = {**os.environ, "PATH": search_path(), MARK: owner.lab if owner else ""}
     try:
         return subprocess.Popen(call.argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
-    except FileNotFoundError as exc:
-        tool = call.argv[0].split("-")[0]
-        raise NotSupported(f"the program {call.argv[0]}", "ipMasq", f"apt install {PACKAGES[tool]}") from exc
+    except FileNotFoundError:
+        require([call.argv[0].split("-")[0]])
+        raise
 
 
 def _iptables_chains(saved: str, tool: str, chains: set[tuple[str, str]]) -> Iterator[Ruleset]:

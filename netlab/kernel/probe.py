@@ -107,7 +107,6 @@ class _Run:
         self.sent: deque[_Flight] = deque()  # by age: for the timeouts
         self.young: deque[_Flight] = deque()  # by age: for the window
         self.connecting: dict[int, float] = {}  # index to start time
-        self.excuses: dict[int, str] = {}  # why a probe that may be tried again was not even sent
         self.answers: dict[int, Answer] = {}
 
     def run(self) -> dict[int, Answer]:
@@ -128,8 +127,7 @@ class _Run:
         if attempt < TRIES and not self.probes[index].by_design:
             return False
         again = ", nor to a second packet" if attempt > 1 else ""
-        reason = self.excuses.get(index) or f"no answer within {self.timeout:g} s{again}"
-        self.answers[index] = Answer(Outcome.FAILED, reason=reason)
+        self.answers[index] = Answer(Outcome.FAILED, reason=f"no answer within {self.timeout:g} s{again}")
         return True
 
     def _round(self, indexes: Iterable[int]) -> list[int]:
@@ -174,7 +172,7 @@ class _Run:
             self._has_room()
 
     def _send(self, index: int) -> bool:
-        """Send one echo request; return False if it has to wait for buffer space. A refusal is an answer."""
+        """Send one echo request; return False if it has to wait for buffer space. A refusal is an answer, too."""
         probe = self.probes[index]
         place = probe.source.netns, probe.family
         sequence = self.sequences[place] = (self.sequences.get(place, -1) + 1) & 0xFFFF
@@ -184,25 +182,13 @@ class _Run:
         try:
             self.sockets[socket_of(index, probe)].sendto(packet, (str(probe.address), 0))
         except OSError as exc:
-            return self._refused(index, exc.errno or errno.EIO)
+            code = exc.errno or errno.EIO
+            if code not in NO_BUFFER:
+                self.answers[index] = _refusal(probe, code)
+            return code not in NO_BUFFER
         self.flights[flight.key] = flight
         self.sent.append(flight)
         self.young.append(flight)
-        return True
-
-    def _refused(self, index: int, code: int) -> bool:
-        """Note why the source's own kernel did not send; return False if it should be tried again at once."""
-        probe = self.probes[index]
-        if code in NO_BUFFER:
-            return False
-        if code == errno.EADDRNOTAVAIL:  # an IPv6 address that is not verified yet: worth the second round
-            self.excuses[index] = f"{os.strerror(code)}, said its own kernel"
-        elif code == errno.EMSGSIZE:
-            size = probe.size or packets.USUAL[probe.family]
-            mtu = netns.call(probe.source.netns, link_mtu, probe.family, probe.address, size)
-            self.answers[index] = Answer(Outcome.TOO_BIG, reason=f"message too long, mtu={mtu}, said its own kernel")
-        else:
-            self.answers[index] = Answer(Outcome.FAILED, reason=_local_reason(code))
         return True
 
     def _connect_all(self) -> None:
@@ -288,6 +274,14 @@ class _Run:
         else:
             reason = _local_reason(code)
         self.answers[index] = Answer(Outcome.FAILED, reason=reason)
+
+
+def _refusal(probe: Probe, code: int) -> Answer:
+    """Return what it means that the source's own kernel did not send."""
+    if code != errno.EMSGSIZE:
+        return Answer(Outcome.FAILED, reason=_local_reason(code))
+    mtu = netns.call(probe.source.netns, link_mtu, probe.family, probe.address)
+    return Answer(Outcome.TOO_BIG, reason=f"message too long, mtu={mtu}, said its own kernel")
 
 
 def _local_reason(code: int) -> str:

@@ -25,6 +25,7 @@ FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 LEVEL = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
 BUFFER_BYTES = 4 << 20
 SPARE_DESCRIPTORS = 64
+DISCARD = 9  # RFC 863: the port of those who want nothing to happen
 
 # Constants that Python's socket module lacks (linux/in.h, linux/in6.h, linux/icmp.h, asm-generic/socket.h).
 SOL_RAW, ICMP_FILTER, ICMPV6_FILTER = 255, 1, 1
@@ -147,16 +148,16 @@ def take_error(opened: socket.socket, version: int) -> packets.ExtendedError | N
     return None
 
 
-def link_mtu(version: int, address: Address, size: int) -> int:
-    """Return the MTU of the link that packets to an address leave by, which is less than `size`; 0 when unknown.
+def link_mtu(version: int, address: Address) -> int:
+    """Return the MTU of the link that packets to an address leave by; 0 when it takes every size.
 
-    The calling thread is in the source's namespace. An unsendable datagram makes the kernel tell: nothing leaves.
+    The calling thread is in the source's namespace. A datagram of the largest size makes the kernel tell, unsent.
     """
     with socket.socket(FAMILY[version], socket.SOCK_DGRAM) as opened:
         _forbid_fragments(opened, version)
         opened.setsockopt(LEVEL[version], RECVERR[version], 1)
         with suppress(OSError):
-            opened.sendto(bytes(max(0, size - packets.SMALLEST[version])), (str(address), 9))
+            opened.sendto(bytes(packets.LARGEST - packets.SMALLEST[version]), (str(address), DISCARD))
         found = take_error(opened, version)
     return found.mtu if found and found.errno == errno.EMSGSIZE else 0
 

@@ -6,7 +6,7 @@ comes from or goes to pods, whatever its policy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from netlab.plan.objects import Ruleset
 from netlab.topology.model import Netfilter, Network
@@ -14,6 +14,11 @@ from netlab.topology.model import Netfilter, Network
 MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 TOOLS = {4: "iptables", 6: "ip6tables"}
 MASQUERADE_MARK = "0x4000/0x4000"  # kube-proxy's: it has decided already
+
+
+def tools(netfilter: Netfilter, families: Iterable[int]) -> list[str]:
+    """Return the tools that a lab's rules are written with."""
+    return ["nft"] if netfilter is Netfilter.NFTABLES else [TOOLS[family] for family in families]
 
 
 def rulesets(netfilter: Netfilter, pod_cidr: Network, cluster_cidr: Network, *, ip_masq: bool) -> Iterator[Ruleset]:

@@ -6,10 +6,10 @@ what is allowed and what was probably meant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from netlab.topology.document import Document, Place
@@ -78,7 +78,8 @@ PARTS: dict[str, type[BaseModel]] = {
     "an entry of checks": CheckSpec,
     "backend": VxlanSpec,
 }
-TEXTS = frozenset({"text", "a text or a list", "an IP address", "a CIDR"})
+NAMED_LISTS = frozenset({"nodes", "external", "pods"})
+TEXTS = frozenset({"text", "a text or a list", "a name or a mapping of fields", "an IP address", "a CIDR"})
 BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off"})
 FINDINGS_MAX = 1000
 BOUNDS = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
@@ -101,9 +102,9 @@ class Fault(NamedTuple):
         return str(self.loc[-1]) if self.at_key else text if text is not None else str(self.place.value)
 
 
-def findings(error: ValidationError, document: Document) -> Iterator[Finding]:
-    """Yield a finding for every error that pydantic collected, but for fields that are there by another name."""
-    errors = error.errors(include_url=False, include_input=False)[:FINDINGS_MAX]
+def findings(errors: Sequence[ErrorDetails], document: Document) -> Iterator[Finding]:
+    """Yield a finding for every error of pydantic, but for fields that are there by another name."""
+    errors = errors[:FINDINGS_MAX]
     renamed = {meant for details in errors if (meant := find_meant(details)) is not None}
     for details in errors:
         loc, kind = file_loc(details["loc"]), details["type"]
@@ -141,7 +142,11 @@ def _missing(fault: Fault) -> Finding:
     needs = [field.alias or name for name, field in fault.model.model_fields.items() if field.is_required()]
     hint = f"it needs {listed(needs)}" if len(needs) > 1 else ""
     entry = fault.place.value
-    if fault.loc[-1] == "name" and isinstance(entry, dict) and len(entry) == 1:
+    if entry is None:
+        return Finding(fault.loc, "is empty", hint)
+    if fault.loc == ("nodes",):
+        hint = "how many machines there are, as in `nodes: 3`"
+    elif fault.loc[-1] == "name" and len(entry) == 1 and not set(entry) & set(field_names(fault.model)):
         hint = f"write `- name: {next(iter(entry))}`, and the other fields below it"
     return Finding(fault.loc[:-1], f"lacks the field {quote(fault.loc[-1])}", hint)
 
@@ -186,6 +191,8 @@ def _wrong_type(fault: Fault) -> Finding:
     """Word a value of another type than the field's."""
     expected, value = fault.context.get("expected") or EXPECTED[fault.kind], fault.place.value
     text, hint = fault.written, ""
+    if len(fault.loc) == 2 and fault.loc[0] in NAMED_LISTS and isinstance(fault.place.key, int):
+        expected = "a name or a mapping of fields"
     if isinstance(value, bool | int | float | Unclear) and expected in TEXTS:
         hint = f'write "{text}", in quotes, if that is the text you mean'
     elif isinstance(value, Unclear):

@@ -49,23 +49,25 @@ class Origin(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A field as the user wrote it: its path, and where it starts."""
+    """A field as the user wrote it: its path, where it begins, its value and its key in what holds it."""
 
     path: str
     origin: Origin
     value: Value
+    key: str | int | None = None
 
 
 @dataclass(slots=True)
 class Document:
-    """One YAML document. `doubtful` holds the top-level keys under which a problem has been found."""
+    """One YAML document. `doubtful` holds the paths of values that may not be what was meant."""
 
     file: str
     value: Value = None
     root: Origin | None = None
     problems: list[Problem] = field(default_factory=list)
-    doubtful: set[str] = field(default_factory=set)
+    doubtful: list[Loc] = field(default_factory=list)
     origins: dict[int, dict[str | int, Origin]] = field(default_factory=dict)  # by id() of the list or mapping
+    renamed: dict[tuple[int, str | int], str] = field(default_factory=dict)  # by id() and the name that was meant
 
     def find(self, loc: Loc) -> Place:
         """Return the field at a path, or the innermost value around it that is in the file.
@@ -74,16 +76,22 @@ class Document:
         too, and the `name` of such an entry is its key.
         """
         assert self.root is not None
-        place, name = Place("", self.root, self.value), None
+        place, is_named = Place("", self.root, self.value), False
         for step in loc:
-            key = _select(place.value, step)
-            if key is None and step == "name" and name is not None:
-                return Place(place.path, Origin(place.origin.key, place.origin.key, name), name)
+            key = select(place.value, self.renamed.get((id(place.value), step), step))
+            if key is None and step == "name" and is_named:
+                return place._replace(
+                    origin=Origin(place.origin.key, place.origin.key, str(place.key)), value=place.key
+                )
             if key is None:
                 break
-            name = key if isinstance(step, int) and isinstance(key, str) else None
-            place = Place(_join(place.path, key), self.origins[id(place.value)][key], place.value[key])
+            is_named = isinstance(step, int) and isinstance(key, str)
+            place = Place(_join(place.path, key), self.origins[id(place.value)][key], place.value[key], key)
         return place
+
+    def rename(self, loc: Loc, meant: str) -> None:
+        """Find a field by the name that was meant from now on."""
+        self.renamed[id(self.find(loc[:-1]).value), meant] = str(loc[-1])
 
     def problem(self, finding: Finding) -> Problem:
         """Give a finding its line and column."""
@@ -95,7 +103,7 @@ class Document:
         return Problem(self.file, mark.line + 1, mark.column + 1, place.path, message, finding.hint)
 
 
-def _select(value: Value, step: str | int) -> str | int | None:
+def select(value: Value, step: str | int) -> str | int | None:
     """Return the key of `value` that a step of a path means; None when there is none."""
     if isinstance(value, list):
         return step if isinstance(step, int) and step < len(value) else None
@@ -292,20 +300,26 @@ class _Folder:
     def report(self, event: yaml.Event, message: str, hint: str = "") -> None:
         """Collect a problem and go on."""
         self.document.problems.append(self.stop(event, message, hint).problem)
-        if self.stack and self.stack[0].key:
-            self.document.doubtful.add(self.stack[0].key.value)
+        self.document.doubtful.append(self.loc())
 
     def stop(self, event: yaml.Event, message: str, hint: str = "") -> Unreadable:
         """Return the problem at an event, to be raised."""
         mark: Mark = event.start_mark
         return Unreadable(Problem(self.document.file, mark.line + 1, mark.column + 1, self.path(), message, hint))
 
-    def path(self) -> str:
+    def loc(self) -> Loc:
         """Return the path of the value that is being read."""
-        path = ""
+        steps: list[str | int] = []
         for frame in self.stack:
             if type(frame.container) is list:
-                path = _join(path, len(frame.container))
+                steps.append(len(frame.container))
             elif frame.key is not None:
-                path = _join(path, frame.key.value)
+                steps.append(frame.key.value)
+        return tuple(steps)
+
+    def path(self) -> str:
+        """Return the same as text."""
+        path = ""
+        for step in self.loc():
+            path = _join(path, step)
         return path if len(path) <= PATH_SHOWN else path[: PATH_SHOWN - 3] + "..."

@@ -143,7 +143,7 @@ def _one_per_family(values: list[Any]) -> list[Any]:
     for version in (4, 6):
         same = [str(value) for value in values if value.version == version]
         if len(same) > 1:
-            refuse(f"holds {len(same)} of IPv{version} ({', '.join(same)}); at most one of each IP version")
+            refuse(f"has {len(same)} of IPv{version} ({', '.join(same)}); at most one of each IP version is allowed")
     return values
 
 
@@ -214,7 +214,9 @@ def count_of_pods(number: int) -> list[Any]:
 
 def shell_or_argv(value: Any) -> Any:
     """Make an argv of a command line for the shell."""
-    return ["sh", "-c", value] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return ["sh", "-c", value] if value.strip() else []
 
 
 def env_entries(value: Any) -> Any:

@@ -14,30 +14,30 @@ from netlab.topology.schema import PodSpec
 
 # Interfaces of these names are there already, or cannot be (net/core/dev.c and the folders of /proc/sys/net).
 RESERVED_SEGMENTS = frozenset({"lo", "all", "default"})
+MACHINES = frozenset({"nodes", "external"})
 
 
-def members(draft: Draft) -> Iterator[tuple[str, str, Loc]]:
-    """Yield the name, kind and place of everything that `netlab exec` takes."""
-    for loc, node in draft.nodes:
-        yield node.name, "node" if node.role is Role.CLUSTER else "external machine", loc
-    for loc, router in draft.routers:
-        yield router.name, "router", loc
-    for loc, pod in draft.pods:
-        yield pod.name, "pod", loc
+def members(draft: Draft) -> list[tuple[str, Loc]]:
+    """Return the name and place of everything that `netlab exec` takes, in the order of the file's sections."""
+    everything = [(node.name, loc) for loc, node in draft.nodes]
+    everything += [(router.name, loc) for loc, router in draft.routers]
+    everything += [(pod.name, loc) for loc, pod in draft.pods]
+    order = {section: number for number, section in enumerate(draft.partial.order)}
+    return sorted(everything, key=lambda member: order.get(str(member[1][0]), 0))
 
 
 def unique_names(draft: Draft) -> Iterator[Finding]:
     """Find names that two members have: they share the names that `netlab exec` takes."""
-    seen: dict[str, tuple[str, Loc]] = {}
+    seen: dict[str, Loc] = {}
     clashes: dict[tuple[Loc, Loc], list[str]] = {}
-    for name, kind, loc in members(draft):
-        other = seen.setdefault(name, (kind, loc))
-        if other != (kind, loc):
-            clashes.setdefault((loc, other[1]), []).append(name)
+    for name, loc in members(draft):
+        first = seen.setdefault(name, loc)
+        if first != loc:
+            clashes.setdefault((loc, first), []).append(name)
     for (loc, first), clashing in clashes.items():
-        kind = seen[clashing[0]][0]
-        more = f" (and {counted(len(clashing) - 1, 'more name')})" if len(clashing) > 1 else ""
-        yield Finding((*loc, "name"), f"{quote(clashing[0])}{more} is the name of a {kind} already", first=first)
+        more = f" and {counted(len(clashing) - 1, 'other name')} of it are" if len(clashing) > 1 else " is"
+        hint = "" if loc[0] == first[0] else "machines and pods share one set of names"
+        yield Finding((*loc, "name"), f"{quote(clashing[0])}{more} taken", hint, first=first)
 
 
 def segment_names(draft: Draft) -> Iterator[Finding]:
@@ -188,7 +188,7 @@ def pod_nodes(draft: Draft) -> Iterator[Finding]:
     external = {node.name for _, node in draft.nodes if node.role is Role.EXTERNAL}
     spec: PodSpec
     for loc, spec in draft.partial.entries("pods"):
-        if spec.node is None or spec.node in known or draft.partial.may_name(spec.node):
+        if spec.node is None or spec.node in known or draft.partial.may_name(spec.node, MACHINES):
             continue
         if spec.node in external:
             message = f"{quote(spec.node)} is outside of the cluster: only its nodes carry pods"
@@ -209,6 +209,8 @@ def pod_addresses(draft: Draft) -> Iterator[Finding]:
         spec = draft.spec.pods[int(loc[1])]
         if spec.host_network or spec.replicas is not None or spec.per_node is not None:
             continue  # pod_forms refuses it
+        if spec.node is None and "pods" in draft.partial.broken:
+            continue  # whose turn it is depends on what is left out
         for address in pod.addresses:
             here = (*loc, "ip", spec.ip.index(address))
             cluster = clusters.get(address.version)
@@ -250,7 +252,7 @@ def _unfit_in_pod_cidr(address: Address, cidr: Network, cluster: Network) -> str
 
 def check_names(draft: Draft) -> Iterator[Finding]:
     """Find checks between what does not exist."""
-    known = dict.fromkeys(name for name, _, _ in members(draft))
+    known = dict.fromkeys(name for name, _ in members(draft))
     did_you_mean = Suggester(known)
     for loc, check in draft.checks:
         for field, name in (("from", check.source), ("to", check.target)):
@@ -258,7 +260,9 @@ def check_names(draft: Draft) -> Iterator[Finding]:
                 continue
             hint = _numbered(name, known)
             meant = "" if hint else did_you_mean(name)
-            message = f"no pod, node, router or external machine is called {quote(name)}{meant}"
+            resembles_address = field == "to" and ("." in name or ":" in name)
+            nor_address = ", and it is no IP address" if resembles_address else ""
+            message = f"no pod, node, router or external machine is called {quote(name)}{nor_address}{meant}"
             if field == "from" and _is_address(name):
                 message = f"{quote(name)} is an address: a check goes out from a pod or a machine, by name"
             yield Finding((*loc, field), message, hint)

@@ -1,4 +1,4 @@
-"""As much of a file as can be used: what is wrong is left out, and remembered, so that the rest is checked too.
+"""As much of a file as can be used: what is wrong is mended or left out, so that the rest is checked too.
 
 One wrong entry of `pods` must not hide that another pod sits on a node that does not exist. A rule that would be
 misled by what is missing is not asked (`rules.RULES`); nobody is told of mistakes that are none.
@@ -6,17 +6,21 @@ misled by what is missing is not asked (`rules.RULES`); nobody is told of mistak
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from netlab.topology import diagnose
-from netlab.topology.document import Document
+from netlab.topology.document import Document, Value, select
 from netlab.topology.fields import entries
 from netlab.topology.findings import Finding, Loc, Placed
 from netlab.topology.schema import CheckSpec, NodeSpec, PodSpec, TopologyFile
+
+Raw = dict[str, Value]
 
 # What stands in for an entry that is wrong, so that the others keep their numbers.
 PLACEHOLDERS: dict[str, BaseModel] = {
@@ -25,19 +29,26 @@ PLACEHOLDERS: dict[str, BaseModel] = {
     "pods": PodSpec.model_construct(name=""),
     "checks": CheckSpec.model_construct(source="", target=""),
 }
+# The fields of an entry that may be left out alone: no rule takes their absence for something else.
+HARMLESS = frozenset({"labels", "hostAliases", "containers", "ip"})
 MEMBER_SECTIONS = frozenset({"nodes", "external", "pods", "underlay"})
+ROUNDS = 5
 
 
 @dataclass(slots=True)
 class Partial:
-    """A file with its wrong parts left out. `broken` names the top-level fields that have any."""
+    """A file with its wrong parts left out. `broken` names the top-level fields that lack something for it.
+
+    lost: the entries that are left out. lost_names: (section, name) of them, where the name "" stands for any.
+    order: the top-level fields as they stand in the file.
+    """
 
     spec: TopologyFile
+    order: list[str]
     findings: list[Finding] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     lost: set[Loc] = field(default_factory=set)
-    lost_names: set[str] = field(default_factory=set)
-    any_name_lost: bool = False
+    lost_names: set[tuple[str, str]] = field(default_factory=set)
 
     def entries(self, section: str) -> Iterator[Placed[Any]]:
         """Yield the usable entries of a list with their places."""
@@ -46,61 +57,106 @@ class Partial:
             if loc not in self.lost:
                 yield Placed(loc, entry)
 
-    def may_name(self, name: str) -> bool:
-        """Say whether a name may belong to an entry that was left out."""
-        return self.any_name_lost or any(name == lost or name.startswith(f"{lost}-") for lost in self.lost_names)
+    def may_name(self, name: str, sections: Collection[str] = MEMBER_SECTIONS) -> bool:
+        """Say whether a name may belong to an entry of some sections that was left out."""
+        lost = {name for section, name in self.lost_names if section in sections}
+        return "" in lost or any(name == one or name.startswith(f"{one}-") for one in lost)
 
 
 def validate(document: Document) -> Partial:
     """Check every field by itself. The document must be a mapping."""
     raw = {name: value for name, value in document.value.items() if not name.startswith("x-")}
+    errors: list[ErrorDetails] = []
+    partial = Partial(TopologyFile.model_construct(), list(raw))
     try:
-        partial = Partial(TopologyFile.model_validate(raw))
+        partial.spec = TopologyFile.model_validate(raw)
     except ValidationError as exc:
-        partial = _without_faults(raw, exc, document)
-    partial.broken |= document.doubtful
-    partial.any_name_lost |= bool(document.doubtful & MEMBER_SECTIONS)
+        errors = exc.errors(include_url=False, include_input=False)
+        partial.findings = list(diagnose.findings(errors, document))
+    if errors or document.doubtful:
+        raw = deepcopy(raw)
+        for loc in document.doubtful:
+            _leave_out(raw, _numbered(loc, document.value), partial)
+        for error in errors:
+            _mend(raw, error, document)
+        partial.spec = _validate_rest(raw, partial)
     return partial
 
 
-def _without_faults(raw: dict[str, Any], error: ValidationError, document: Document) -> Partial:
-    """Return what is left of a file when all that pydantic found fault with is taken out."""
-    partial = Partial(TopologyFile.model_construct(), list(diagnose.findings(error, document)))
-    for fault in error.errors(include_url=False, include_input=False):
-        loc = diagnose.file_loc(fault["loc"])
-        section = str(loc[0])
-        partial.broken.add(section)
-        if fault["type"] == "extra_forbidden" and len(loc) == 1:
-            del raw[section]
-            meant = diagnose.find_meant(fault)
-            partial.broken.add(str(meant[0]) if meant else section)
-        elif section in PLACEHOLDERS and len(loc) > 1:
-            partial.lost.add((section, loc[1]))
-        elif section == "underlay" and len(loc) > 1 and isinstance(raw.get(section), dict):
-            raw[section] = {name: value for name, value in raw[section].items() if name != loc[1]}
-            partial.any_name_lost |= loc[1] == "routers"
+def _validate_rest(raw: Raw, partial: Partial) -> TopologyFile:
+    """Leave out whatever pydantic finds fault with until it finds none."""
+    for _ in range(ROUNDS):
+        try:
+            return TopologyFile.model_validate(_with_placeholders(raw, partial))
+        except ValidationError as exc:
+            for error in exc.errors(include_url=False, include_input=False):
+                _leave_out(raw, diagnose.file_loc(error["loc"]), partial)
+    partial.broken |= set(partial.order)
+    partial.lost_names |= {(section, "") for section in MEMBER_SECTIONS}
+    return TopologyFile.model_validate(_with_placeholders({}, partial))
+
+
+def _mend(raw: Raw, error: ErrorDetails, document: Document) -> None:
+    """Give an unknown field the name that was meant, or remove it."""
+    if error["type"] != "extra_forbidden":
+        return
+    loc, meant = diagnose.file_loc(error["loc"]), diagnose.find_meant(error)
+    part: Value = raw
+    for step in loc[:-1]:
+        key = select(part, step)
+        part = part[key] if key is not None else None
+    if isinstance(part, dict) and loc[-1] in part:
+        value = part.pop(loc[-1])
+        if meant is not None and meant[-1] != "name" and meant[-1] not in part:
+            part[meant[-1]] = value
+            document.rename(loc, str(meant[-1]))
+
+
+def _numbered(loc: Loc, value: Raw) -> Loc:
+    """Return a path of the file with an entry's number in place of the name that it has in a mapping."""
+    if len(loc) > 1 and loc[0] in PLACEHOLDERS and isinstance(value[str(loc[0])], dict):
+        return (loc[0], list(value[str(loc[0])]).index(loc[1]), *loc[2:])
+    return loc
+
+
+def _leave_out(raw: Raw, loc: Loc, partial: Partial) -> None:
+    """Remove the smallest part around a field that does no harm when it is missing."""
+    if not loc or loc[0] not in raw:
+        return
+    section = str(loc[0])
+    partial.broken.add(section)
+    if section in PLACEHOLDERS and len(loc) > 1:
+        key = select(raw[section], loc[1])
+        entry = raw[section][key] if key is not None else None
+        if len(loc) > 2 and loc[2] in HARMLESS and isinstance(entry, dict) and loc[2] in entry:
+            del entry[loc[2]]
         else:
-            raw.pop(section, None)
-            partial.any_name_lost |= section in MEMBER_SECTIONS
-    _put_placeholders(raw, partial)
-    partial.spec = TopologyFile.model_validate(raw)
-    return partial
+            partial.lost.add((section, loc[1]))
+    elif section == "underlay" and len(loc) > 1 and isinstance(raw[section], dict) and loc[1] in raw[section]:
+        del raw[section][loc[1]]
+        if loc[1] == "routers":
+            partial.lost_names.add((section, ""))
+    else:
+        del raw[section]
+        if section in MEMBER_SECTIONS:
+            partial.lost_names.add((section, ""))
 
 
-def _put_placeholders(raw: dict[str, Any], partial: Partial) -> None:
-    """Replace entries that are lost, and remember their names."""
+def _with_placeholders(raw: Raw, partial: Partial) -> Raw:
+    """Return the file with placeholders for the entries that are lost, whose names are remembered."""
+    filled = dict(raw)
     for section, placeholder in PLACEHOLDERS.items():
-        numbers = {loc[1] for loc in partial.lost if loc[0] == section}
+        numbers = {int(loc[1]) for loc in partial.lost if loc[0] == section}
         if numbers and section in raw:
-            listed = entries(None)(raw[section])
+            filled[section] = entries(None)(raw[section])
             for number in numbers:
-                name = listed[number].get("name") if isinstance(listed[number], dict) else None
-                if isinstance(name, str):
-                    partial.lost_names.add(name)
-                elif section != "checks":
-                    partial.any_name_lost = True
-                listed[number] = placeholder
-            raw[section] = listed
-    if "nodes" not in raw:
-        raw["nodes"] = [PLACEHOLDERS["nodes"]]
+                entry = filled[section][number]
+                name = entry.get("name") if isinstance(entry, dict) else None
+                partial.lost_names.add((section, name if isinstance(name, str) else ""))
+                filled[section][number] = placeholder
+    if "nodes" not in filled:
+        filled["nodes"] = [PLACEHOLDERS["nodes"]]
+        partial.broken.add("nodes")
         partial.lost.add(("nodes", 0))
+        partial.lost_names.add(("nodes", ""))
+    return filled

@@ -18,6 +18,7 @@ Scalar = object  # None, bool, int, float, str or Unclear
 TAG = "tag:yaml.org,2002:"
 DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\Z")
 DECIMAL_FRACTION = re.compile(r"[-+]?[0-9]{1,18}\.[0-9]*\Z")
+QUOTED = frozenset("'\"|>")
 TRUE = frozenset({"yes", "true", "on"})
 
 
@@ -57,8 +58,8 @@ RESOLVERS: dict[str, list[tuple[str, re.Pattern[str]]]] = yaml.SafeLoader.yaml_i
 
 
 def scalar(event: yaml.ScalarEvent) -> Scalar:
-    """Return the value of a scalar. Quotes or a tag (the caller allows `!!str` only) make it text."""
-    if not event.implicit[0]:
+    """Return the value of a scalar. Quotes or the tag `!!str` make it text; other tags count for nothing."""
+    if event.style in QUOTED or event.tag in (TAG + "str", "!"):
         return event.value
     for tag, pattern in RESOLVERS.get(event.value[:1], ()):
         if pattern.match(event.value):

@@ -129,10 +129,12 @@ class SegmentSpec(Spec):
 
 
 def _cidr_alone(value: Any) -> Any:
-    return {"cidr": value} if isinstance(value, str) else value
+    return {"cidr": value} if isinstance(value, str | list) else value
 
 
-Segment = Annotated[SegmentSpec, BeforeValidator(_cidr_alone, json_schema_input_type=SegmentSpec | CidrText)]
+Segment = Annotated[
+    SegmentSpec, BeforeValidator(_cidr_alone, json_schema_input_type=SegmentSpec | CidrText | list[CidrText])
+]
 
 
 class UnderlaySpec(Spec):

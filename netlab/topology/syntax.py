@@ -11,6 +11,7 @@ import yaml
 from netlab.errors import Problem
 from netlab.topology.findings import quote
 
+FLOW = "text that holds ': ' or one of , [ ] { } needs quotes there"
 INDENTATION = "check the indentation of this line and of the line before"
 
 # (part of the parser's message, what to say, hint); {line} is where the construct began. The first match counts.
@@ -20,8 +21,8 @@ SENTENCES = (
         "there is a ':' where no field can begin",
         f"{INDENTATION}; text that holds ': ' needs quotes",
     ),
-    ("expected ',' or ']'", "the list that begins with [ on line {line} has no ',' or ']' here", ""),
-    ("expected ',' or '}'", "the mapping that begins with {{ on line {line} has no ',' or '}}' here", ""),
+    ("expected ',' or ']'", "the list that begins with [ on line {line} has no ',' or ']' here", FLOW),
+    ("expected ',' or '}'", "the mapping that begins with {{ on line {line} has no ',' or '}}' here", FLOW),
     ("could not find expected ':'", "this line has no ':'", "a field is written `name: value`"),
     ("did not find expected key", "this line fits no field of the mapping that begins on line {line}", INDENTATION),
     ("expected '-' indicator", "this line is no entry of the list that begins on line {line}", INDENTATION),

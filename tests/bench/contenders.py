@@ -36,14 +36,16 @@ class Task:
 class Contender:
     """A way to make N pods on one bridge.
 
-    measure: make and remove a lab of so many pods with files in the given folder; `check` also proves it to be netlab's.
-    find: what is missing and how to get it, or nothing. most: the size that is sensible without --all.
+    measure: make and remove a lab, with files in the given folder; `check` also proves it to be netlab's own.
+    find_missing: how to get what is missing, or nothing. most: the size that is sensible without --all.
+    proves: whether `check` means anything.
     """
 
     title: str
     measure: Callable[[Task, Path, bool], Sample]
     find_missing: Callable[[], str] = lambda: ""
     most: int = 1_000
+    proves: bool = False
 
 
 def measure(name: str, recipe: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -151,10 +153,10 @@ def _program_missing(program: str, package: str) -> Callable[[], str]:
 
 _NO_IP = _program_missing("ip", "iproute2")
 CONTENDERS = {
-    "netlab": Contender("netlab up, netlab down: whole commands", _netlab_command),
+    "netlab": Contender("netlab up, netlab down: whole commands", _netlab_command, proves=True),
     "kernel": Contender("netlab, in the kernel only", _netlab_in_kernel),
-    "raw": Contender("raw netlink, the same lab", _raw),
-    "ip": Contender("ip -batch, the same lab", _ip, _NO_IP),
+    "raw": Contender("raw netlink, the same lab", _raw, proves=True),
+    "ip": Contender("ip -batch, the same lab", _ip, _NO_IP, proves=True),
     "raw-classic": Contender("raw netlink, hosts and a bridge only", _raw_classic),
     "ip-classic": Contender("ip -batch, hosts and a bridge only", _ip_classic, _NO_IP),
     "mininet": Contender("Mininet, Linux bridge", _mininet, _mininet_missing, most=100),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
@@ -28,6 +28,9 @@ class Sample:
     whole: float
     cpu: float
     peak: int
+
+
+Rounds = Mapping[int, Sample]  # by the number of the round; one in which the tool failed is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,9 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(ordered[0], median(ordered), ordered[-1])
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Return the spread of ours / theirs, round by round."""
-    return spread(mine / other for mine, other in zip(ours, theirs, strict=True))
+def ratio(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Spread:
+    """Return the spread of ours / theirs over the rounds that both have. Raises ValueError when there is none."""
+    return spread(ours[turn] / theirs[turn] for turn in ours.keys() & theirs.keys())
 
 
 def exponent(points: Iterable[tuple[float, float]]) -> float:
@@ -90,25 +93,30 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *(line(row) for row in lines[1:])])
 
 
-def up_table(samples: Mapping[str, Sequence[Sample]], titles: Mapping[str, str], bases: Sequence[str]) -> str:
-    """Return one size's table: a row for each tool, with the ratio of its `up` to each base that took part."""
-    bases = [base for base in bases if samples.get(base)]
-    header = ["", "up ms", "down ms", *(f"up / {base}" for base in bases), "whole ms", "CPU s", "peak MB"]
-    rows = []
-    for tool, found in samples.items():
-        if not found:
-            continue
-        ups = [sample.up for sample in found]
-        ratios = [ratio(ups, [sample.up for sample in samples[base]]).text() for base in bases]
-        rows.append(
-            [
-                titles[tool],
-                spread(ups).text(0, 1000),
-                spread(sample.down for sample in found).text(0, 1000),
-                *ratios,
-                spread(sample.whole for sample in found).text(0, 1000),
-                f"{spread(sample.cpu for sample in found).median:.2f}",
-                f"{max(sample.peak for sample in found) / 1e6:.0f}",
-            ]
-        )
-    return table(header, rows)
+def up_table(samples: Mapping[str, Rounds], titles: Mapping[str, str], bases: Sequence[str]) -> str:
+    """Return the table of one size: a row for each tool, with the ratio of its `up` to that of each base."""
+    present = [base for base in bases if samples.get(base)]
+    header = ["", "up ms", "down ms", *(f"up / {base}" for base in present), "whole ms", "CPU s", "peak MB"]
+    return table(header, [[titles[tool], *_cells(samples, tool, present)] for tool in samples if samples[tool]])
+
+
+def _cells(samples: Mapping[str, Rounds], tool: str, bases: Sequence[str]) -> Iterator[str]:
+    found = samples[tool].values()
+    yield spread(sample.up for sample in found).text(0, 1000)
+    yield spread(sample.down for sample in found).text(0, 1000)
+    for base in bases:
+        yield "1" if base == tool else find_text(find_ratio(samples, tool, base))
+    yield spread(sample.whole for sample in found).text(0, 1000)
+    yield f"{spread(sample.cpu for sample in found).median:.2f}"
+    yield f"{max(sample.peak for sample in found) / 1e6:.0f}"
+
+
+def find_ratio(samples: Mapping[str, Rounds], tool: str, base: str) -> Spread | None:
+    """Return the ratio of two tools' `up`, if they have a round in common."""
+    ours, theirs = ({turn: sample.up for turn, sample in samples.get(name, {}).items()} for name in (tool, base))
+    return ratio(ours, theirs) if ours.keys() & theirs.keys() else None
+
+
+def find_text(found: Spread | None) -> str:
+    """Return a ratio as it is printed."""
+    return found.text() if found else "-"

@@ -9,9 +9,9 @@ Read in order: `Side` (the two ends of a journey, as the kernel describes them),
     assert crossing.requests == there
     assert crossing.replies == back[::-1]
 
-A tap is "MEMBER INTERFACE", as in "n1 cni0"; the member "fabric" is the namespace of the underlay's bridges. Whoever is
-first among the taps is where answers are waited for: a packet socket holds a frame before the interface passes it on, so
-once an answer is there, every tap on its way has seen it. Nothing sleeps.
+A tap is "MEMBER INTERFACE", as in "n1 cni0"; the member "fabric" is the namespace of the underlay's bridges. Answers
+are awaited at the first tap. A packet socket holds a frame before its interface passes it on, so once an answer is
+there, every tap on its way has seen it: nothing sleeps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -33,7 +33,7 @@ from scapy.packet import Raw
 
 from netlab import names
 from netlab.kernel import netns
-from netlab.kernel.capture import Capture
+from netlab.kernel.capture import Capture, Frame
 from netlab.lab import Lab
 from netlab.packets import layers
 
@@ -49,6 +49,8 @@ LEVEL = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
 ICMP_PROTOCOL = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 
 OUT, IN = "out", "in"  # as the tapped interface sees it
+ANSWERS = ("reply", "error")
+ANYTHING = ("request", *ANSWERS, "other")
 
 
 # --- namespaces ------------------------------------------------------------------------------------------------------
@@ -120,7 +122,8 @@ class Side:
         """Describe a pod of a running lab."""
         found = lab.topology.find_pod(pod)
         assert found is not None
-        node, vtep = found.node, "flannel.1" if version == 4 else "flannel-v6.1"
+        node, vni = found.node, getattr(lab.topology.backend, "vni", 1)
+        vtep = f"flannel.{vni}" if version == 4 else f"flannel-v6.{vni}"
         mine = macs(lab, node)
         return cls(
             pod=pod,
@@ -219,12 +222,11 @@ def taps_of(hops: Iterable[Hop]) -> list[str]:
 
 
 class Sighting(NamedTuple):
-    """A frame at a tap, taken apart by scapy; `size` in bytes with the Ethernet header."""
+    """A frame at a tap, taken apart by scapy."""
 
     tap: str
     way: str
     packet: Any
-    size: int
 
     @property
     def hop(self) -> Hop:
@@ -307,7 +309,7 @@ class Taps:
         self._lab = lab
         self._taps = tuple(dict.fromkeys(taps))
         self._captures: dict[str, Capture] = {}
-        self._frames: dict[str, list[tuple[str, bytes]]] = {tap: [] for tap in self._taps}
+        self._frames: dict[str, list[Frame]] = {tap: [] for tap in self._taps}
         self._stack = ExitStack()
 
     def __enter__(self) -> Taps:
@@ -325,22 +327,22 @@ class Taps:
         self._stack.close()
 
     def ping(self, source: str, target: str, *, size: int = ECHO_SIZE, bind: str = "") -> Crossing:
-        """Send an echo request, wait for what comes back to the first tap, and return all that was seen of both."""
+        """Send an echo request, wait at the first tap for the reply or an ICMP error, and return all that was seen."""
         cookie = ping(self._lab, source, target, size=size, bind=bind)
-        self.wait_for(self._taps[0], IN, cookie)
+        self.wait_for(self._taps[0], IN, cookie, kinds=ANSWERS)
         return self.crossing(cookie)
 
-    def wait_for(self, tap: str, way: str, cookie: bytes) -> Sighting:
-        """Read a tap until a frame with these bytes has gone this way. Fails the test after DEADLINE seconds."""
+    def wait_for(self, tap: str, way: str, cookie: bytes, *, kinds: Container[str] = ANYTHING) -> Sighting:
+        """Read a tap until a packet with these bytes has gone this way. Fails the test after DEADLINE seconds."""
         deadline = time.monotonic() + DEADLINE
-        for seen, frame in self._frames[tap]:
-            if seen == way and cookie in frame:
-                return Sighting(tap, way, layers(frame), len(frame))
-        while (left := deadline - time.monotonic()) > 0:
-            for seen, frame in self._read(tap, left):
-                if seen == way and cookie in frame:
-                    return Sighting(tap, way, layers(frame), len(frame))
-        raise AssertionError(f"nothing went {way} at {tap} within {DEADLINE} s; {self.crossing(cookie)}")
+        read = 0
+        while True:
+            for sighting in self._sightings(tap, read):
+                if sighting.way == way and cookie in bytes(sighting.packet) and _kind(sighting.packet) in kinds:
+                    return sighting
+            read = len(self._frames[tap])
+            if not self._read_one(tap, deadline - time.monotonic()):
+                raise AssertionError(f"nothing went {way} at {tap} within {DEADLINE} s; {self.crossing(cookie)}")
 
     def crossing(self, cookie: bytes) -> Crossing:
         """Return every frame with these bytes that the taps have seen until now."""
@@ -349,23 +351,30 @@ class Taps:
 
     def everything(self, tap: str) -> list[Sighting]:
         """Return every frame that a tap has seen until now, whatever is in it."""
-        for _ in self._read(tap, AT_ONCE):
+        while self._read_one(tap, AT_ONCE):
             pass
-        return [Sighting(tap, way, layers(frame), len(frame)) for way, frame in self._frames[tap]]
+        return list(self._sightings(tap))
 
-    def _read(self, tap: str, idle: float) -> Iterable[tuple[str, bytes]]:
-        """Yield frames of a tap as they come, and keep them."""
-        for frame in self._captures[tap].frames(idle=idle):
-            kept = (OUT if frame.outgoing else IN, frame.payload)
-            self._frames[tap].append(kept)
-            yield kept
+    def _sightings(self, tap: str, start: int = 0) -> Iterable[Sighting]:
+        for frame in self._frames[tap][start:]:
+            yield Sighting(tap, OUT if frame.outgoing else IN, layers(frame.payload))
+
+    def _read_one(self, tap: str, wait: float) -> bool:
+        """Keep the next frame of a tap; say whether there was one within `wait` seconds."""
+        frame = next(self._captures[tap].frames(idle=wait), None) if wait > 0 else None
+        if frame:
+            self._frames[tap].append(frame)
+        return frame is not None
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 
 def ping(lab: Lab, source: str, target: str, *, size: int = ECHO_SIZE, bind: str = "") -> bytes:
-    """Send one echo request of `size` bytes of IP packet with don't-fragment; return the cookie in it. Raises OSError."""
+    """Send an echo request of `size` bytes, IP header included, with don't-fragment, and return the cookie in it.
+
+    Raises OSError.
+    """
     version = version_of(target)
     cookie = os.urandom(COOKIE_BYTES)
     ident = int.from_bytes(os.urandom(2), "big")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import signal
 import socket
 import struct
@@ -14,7 +15,6 @@ import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -161,8 +161,7 @@ def test_a_terminal_passes_through() -> None:
     if pid == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 111, 0, 0))
         execute([sys.executable, "-S", "-c", TERMINAL], PLACE)
-    text = os.read(master, 1000)
-    assert text == b"[True, True, True] (111, 33)\r\n"
+    read_until(master, b"[True, True, True] (111, 33)\r\n")
     os.write(master, b"\x03")  # Ctrl-C
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGINT
     os.close(master)
@@ -171,20 +170,22 @@ def test_a_terminal_passes_through() -> None:
 def test_a_shell_has_job_control() -> None:
     pid, master = pty.fork()
     if pid == 0:
-        execute(["sh", "-i", "-c", "sleep 100; echo status $?; read line; echo got $line"], PLACE)
+        execute(["sh", "-i"], PLACE)
+    os.write(master, b"sleep 100\n")
     until(lambda: any(resident.name == "sleep" for resident in residents.processes_in([NETNS], LAB)))
-    os.write(master, b"\x03")
-    with open(master, "rb", buffering=0) as terminal:
-        read_until(terminal, b"status 130")
-        os.write(master, b"hello\n")
-        read_until(terminal, b"got hello")
-        os.waitpid(pid, 0)
+    os.write(master, b"\x03")  # Ctrl-C ends the job, not the shell
+    os.write(master, b"echo status $?\n")
+    read_until(master, b"status 130")
+    os.write(master, b"exit 7\n")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    os.close(master)
 
 
-def read_until(stream: IO[bytes], wanted: bytes) -> None:
+def read_until(terminal: int, wanted: bytes) -> None:
     text = b""
     while wanted not in text:
-        text += stream.read(1000)
+        assert select.select([terminal], [], [], 10.0)[0], text
+        text += os.read(terminal, 1000)
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------

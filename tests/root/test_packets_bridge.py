@@ -16,6 +16,7 @@ from netlab.lab import Lab
 from netlab.topology.model import BridgeBackend, Pod, Topology
 from tests.labs import topology
 from tests.root.sniff import (
+    COOKIE_BYTES,
     IN,
     OUT,
     Header,
@@ -26,7 +27,6 @@ from tests.root.sniff import (
     inside,
     macs,
     over_bridge,
-    ping,
     run,
     send_frame,
     taps_of,
@@ -39,6 +39,7 @@ NUD_PERMANENT = 0x80  # linux/neighbour.h
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 EXPERIMENTAL = 0x88B5  # an EtherType for local use (IEEE 802)
 SERVICE = "10.96.0.50"
+CALL_IPTABLES = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 
 def one_node(name: str, *, pods: int = 3, dual_stack: bool = False) -> Topology:
@@ -55,8 +56,9 @@ def test_a_first_packet_is_preceded_by_one_arp_exchange() -> None:
     asked = (one.pod_mac, BROADCAST, f"who has {two.pod_ip}? tell {one.pod_ip}")
     told = (two.pod_mac, one.pod_mac, f"{two.pod_ip} is at {two.pod_mac}")
     request, reply = (one.pod_mac, two.pod_mac, "request"), (two.pod_mac, one.pod_mac, "reply")
+    echo = (IN, *asked)  # a hairpin port gets its own broadcasts back, too
     assert seen == {
-        "p-1 eth0": [(OUT, *asked), (IN, *told), (OUT, *request), (IN, *reply)],
+        "p-1 eth0": [(OUT, *asked), echo, (IN, *told), (OUT, *request), (IN, *reply)],
         "n1 cni0": [(IN, *asked)],  # the bridge itself hears broadcasts only
         f"n1 {two.port}": [(OUT, *asked), (IN, *told), (OUT, *request), (IN, *reply)],
         "p-2 eth0": [(IN, *asked), (OUT, *told), (IN, *request), (OUT, *reply)],
@@ -146,58 +148,68 @@ def test_without_an_overlay_a_node_answers_that_there_is_no_way_to_another_nodes
 def test_a_frame_for_a_port_leaves_by_the_port_that_it_came_in_by() -> None:
     with Lab(one_node("tphair")) as lab:
         one = Side.of(lab, "p-1")
-        with Taps(lab, f"n1 {one.port}", "p-1 eth0") as taps:
-            taps_before = _send_to_itself(lab, one)
-            taps.wait_for("p-1 eth0", IN, taps_before)
-            assert [(entry.tap, entry.way) for entry in taps.crossing(taps_before).sightings] == [
-                (f"n1 {one.port}", IN),
-                (f"n1 {one.port}", OUT),
-                ("p-1 eth0", OUT),
-                ("p-1 eth0", IN),
-            ]
+        port = f"n1 {one.port}"
+        with Taps(lab, "p-1 eth0", port) as taps:
+            cookie = _send_to_itself(lab, one)
+            taps.wait_for("p-1 eth0", IN, cookie)
+            assert _ways(taps, cookie) == [("p-1 eth0", OUT), ("p-1 eth0", IN), (port, IN), (port, OUT)]
             run(lab, "n1", f"bridge link set dev {one.port} hairpin off")
-            without = _send_to_itself(lab, one)
-            taps.wait_for(f"n1 {one.port}", IN, without)
-            taps.ping("p-1", address(lab, "p-2"))  # after it on the same way
-            assert [(entry.tap, entry.way) for entry in taps.crossing(without).sightings] == [
-                (f"n1 {one.port}", IN),
-                ("p-1 eth0", OUT),
-            ]
+            cookie = _send_to_itself(lab, one)
+            taps.ping("p-1", address(lab, "p-2"))  # goes the same way after it
+            assert _ways(taps, cookie) == [("p-1 eth0", OUT), (port, IN)]
+            lab.up()
+            cookie = _send_to_itself(lab, one)
+            taps.wait_for("p-1 eth0", IN, cookie)
+
+
+def _ways(taps: Taps, cookie: bytes) -> list[tuple[str, str]]:
+    return [(entry.tap, entry.way) for entry in taps.crossing(cookie).sightings]
 
 
 def _send_to_itself(lab: Lab, side: Side) -> bytes:
-    """Send a frame from a pod to the pod's own MAC, as if another machine were behind its port; return its cookie."""
-    cookie = os.urandom(32)
+    """Send a frame to a pod's own MAC as if from another machine behind the same port; return the cookie in it."""
+    cookie = os.urandom(COOKIE_BYTES)
     frame = Ether(src="02:00:00:00:00:99", dst=side.pod_mac, type=EXPERIMENTAL) / Raw(cookie)
     send_frame(lab, side.pod, bytes(Ether(src=side.pod_mac, dst=BROADCAST, type=EXPERIMENTAL)))  # teaches the bridge
     send_frame(lab, side.pod, bytes(frame))
     return cookie
 
 
-def test_a_pod_reaches_itself_by_a_service_address() -> None:
-    """As kube-proxy has it (facts.md 11.6): DNAT to the pod, and cni0's address for its source."""
+@pytest.mark.parametrize("netfilter", ["switched", "routed"])
+def test_a_pod_reaches_itself_by_a_service_address(netfilter: str) -> None:
+    """As kube-proxy has it (facts.md 11.6): DNAT to the pod, and cni0's address for its source.
+
+    With br_netfilter (facts.md 9.6) the frame is rewritten on its way through the bridge, which only a hairpin port
+    gives back; without, the node routes it.
+    """
     with Lab(one_node("tpself", pods=1)) as lab:
         one = Side.of(lab, "p-1")
+        if netfilter == "switched" and not _has_br_netfilter(lab):
+            pytest.skip("br_netfilter is not loaded")
+        if _has_br_netfilter(lab):
+            run(lab, "n1", f"echo {int(netfilter == 'switched')} > {CALL_IPTABLES}")
         run(lab, "n1", f"iptables -t nat -A PREROUTING -d {SERVICE} -j DNAT --to {one.pod_ip}")
         run(lab, "n1", f"iptables -t nat -A POSTROUTING -s {one.pod_ip} -d {one.pod_ip} -j MASQUERADE")
         with Taps(lab, "p-1 eth0", f"n1 {one.port}") as taps:
-            cookie = ping(lab, "p-1", SERVICE)
-            answers = [_answer(taps, cookie)]
-            crossing = taps.crossing(cookie)
-    assert [hop for hop in crossing.requests if hop.tap == f"n1 {one.port}"] == [
-        Hop(f"n1 {one.port}", IN, (Header((one.pod_mac, one.bridge_mac), (one.pod_ip, SERVICE), 64),)),
-        Hop(f"n1 {one.port}", OUT, (Header((one.bridge_mac, one.pod_mac), ("10.244.1.1", one.pod_ip), 64),)),
-    ]
-    assert answers == [(SERVICE, one.pod_ip)]
+            crossing = taps.ping("p-1", SERVICE)
+    port, macs_back, ttl = f"n1 {one.port}", (one.bridge_mac, one.pod_mac), 63
+    if netfilter == "switched":
+        macs_back, ttl = (one.pod_mac, one.pod_mac), 64
+    asked = (Header((one.pod_mac, one.bridge_mac), (one.pod_ip, SERVICE), 64),)
+    given = (Header(macs_back, ("10.244.1.1", one.pod_ip), ttl),)
+    answer = (Header((one.pod_mac, one.bridge_mac), (one.pod_ip, "10.244.1.1"), 64),)
+    given_back = (Header(macs_back, (SERVICE, one.pod_ip), ttl),)
+    assert crossing.requests == _both_ways(port, asked, given)
+    assert crossing.replies == _both_ways(port, answer, given_back)
 
 
-def _answer(taps: Taps, cookie: bytes) -> tuple[str, str]:
-    """Wait for the echo reply at the pod, past the request that comes in there as well, and return its addresses."""
-    while True:
-        taps.wait_for("p-1 eth0", IN, cookie)
-        found = [hop for hop in taps.crossing(cookie).replies if (hop.tap, hop.way) == ("p-1 eth0", IN)]
-        if found:
-            return found[0].headers[0].ips
+def _both_ways(port: str, there: tuple[Header], back: tuple[Header]) -> list[Hop]:
+    """Return the hops of a packet that leaves a pod and comes back into it."""
+    return [Hop("p-1 eth0", OUT, there), Hop("p-1 eth0", IN, back), Hop(port, IN, there), Hop(port, OUT, back)]
+
+
+def _has_br_netfilter(lab: Lab) -> bool:
+    return lab.exec("n1", ["test", "-e", CALL_IPTABLES]).returncode == 0
 
 
 # --- host mode -------------------------------------------------------------------------------------------------------
@@ -206,19 +218,12 @@ def _answer(taps: Taps, cookie: bytes) -> tuple[str, str]:
 def test_a_host_network_pod_is_its_node_to_everybody() -> None:
     base = topology("tphost", nodes=2, pods=2)
     with Lab(replace(base, pods=(*base.pods, Pod("agent", "n1", host_network=True)))) as lab:
-        two = Side.of(lab, "p-2")
+        uplinks = (macs(lab, "n1")["eth0"], macs(lab, "n2")["eth0"])
+        node_ips = (address(lab, "n1"), address(lab, "n2"))
         assert lab.netns("agent") == lab.netns("n1")
-        assert address(lab, "agent") == two_hop(lab).ips[0]
-        with Taps(lab, "n1 eth0", "fabric n2-eth0") as taps:
-            crossing = taps.ping("agent", two.node_ip)
-        there = two_hop(lab)
-        back = Header(there.macs[::-1], there.ips[::-1], 64)
-    assert crossing.requests == [Hop("n1 eth0", OUT, (there,)), Hop("fabric n2-eth0", OUT, (there,))]
-    assert crossing.replies == [Hop("n1 eth0", IN, (back,)), Hop("fabric n2-eth0", IN, (back,))]
-
-
-def two_hop(lab: Lab) -> Header:
-    """Return the headers between the two nodes of a lab."""
-    return Header(
-        (macs(lab, "n1")["eth0"], macs(lab, "n2")["eth0"]), (address(lab, "n1"), address(lab, "n2")), 64
-    )
+        assert address(lab, "agent") == node_ips[0]
+        with Taps(lab, "n1 eth0", "fabric n2-eth0", "n1 cni0") as taps:
+            crossing = taps.ping("agent", node_ips[1])
+    there, back = (Header(uplinks, node_ips, 64),), (Header(uplinks[::-1], node_ips[::-1], 64),)
+    assert crossing.requests == [Hop("n1 eth0", OUT, there), Hop("fabric n2-eth0", OUT, there)]
+    assert crossing.replies == [Hop("n1 eth0", IN, back), Hop("fabric n2-eth0", IN, back)]

@@ -1,8 +1,8 @@
 """Probes on the real kernel: two hosts on a switch, a third behind a router, and what can go wrong on the way.
 
-    a 10.99.1.1 ---+
-    b 10.99.1.2 ---+--- (switch) --- 10.99.1.254 router 10.99.2.254 --- c 10.99.2.1
-                                     MTU 1500           MTU 1400
+a 10.99.1.1 ---+
+b 10.99.1.2 ---+--- (switch) --- 10.99.1.254 router 10.99.2.254 --- c 10.99.2.1
+                                 MTU 1500           MTU 1400
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ def net() -> Iterator[None]:
         for room, (ipv4, ipv6) in ADDRESSES.items():
             _run(room, "link set eth0 up", f"addr add {ipv4}/24 dev eth0", f"addr add {ipv6}/64 dev eth0 nodad")
         for interface, number in (("eth0", 1), ("eth1", 2)):
-            ends = f"addr add 10.99.{number}.254/24 dev {interface}", f"addr add fd99:{number}::fe/64 dev {interface} nodad"
+            ends = (
+                f"addr add 10.99.{number}.254/24 dev {interface}",
+                f"addr add fd99:{number}::fe/64 dev {interface} nodad",
+            )
             _run("router", f"link set {interface} up", *ends)
         for room, number in (("a", 1), ("b", 1), ("c", 2)):
             _run(room, f"route add default via 10.99.{number}.254", f"route add default via fd99:{number}::fe")
@@ -227,9 +230,7 @@ def test_a_routers_refusal_is_told_in_its_words(net: None, route: str, target: s
     ],
 )
 @pytest.mark.parametrize("protocol", list(CheckProtocol))
-def test_a_refusal_of_the_own_kernel_is_told(
-    net: None, routes: list[str], said: str, protocol: CheckProtocol
-) -> None:
+def test_a_refusal_of_the_own_kernel_is_told(net: None, routes: list[str], said: str, protocol: CheckProtocol) -> None:
     _run("a", *routes)
     port = 80 if protocol is CheckProtocol.TCP else None
     assert _one("a", "10.99.30.1", protocol=protocol, port=port) == Answer(Outcome.FAILED, None, said)
@@ -333,7 +334,10 @@ def test_more_neighbours_than_the_kernel_holds_are_no_obstacle() -> None:
         for room in rooms:
             _run("switch", f"link add name {room} master br0 up type veth peer name eth0 netns {_name(room)}")
             _run(room, "link set lo up", "link set eth0 up", f"addr add 10.99.9.{int(room[1:]) + 1}/24 dev eth0")
-        hosts = [Member(room, _name(room), "n", "", "", True, (ip_address(f"10.99.9.{i}"),)) for i, room in enumerate(rooms, 1)]
+        hosts = [
+            Member(room, _name(room), "n", "", "", True, (ip_address(f"10.99.9.{i}"),))
+            for i, room in enumerate(rooms, 1)
+        ]
         probes = [Probe(a, b, 4, b.addresses[0]) for a in hosts for b in hosts if a is not b]
         answers = probe.run(probes)
     finally:
@@ -346,4 +350,4 @@ def test_flushing_keeps_what_was_put_there_on_purpose(net: None) -> None:
     _ask(_probe("a", "b"), _probe("a", "b", v6=True), _probe("a", "c"))
     neighbors.flush([_name("a"), _name("nowhere")])
     shown = subprocess.run(["ip", "-n", _name("a"), "neigh"], capture_output=True, text=True, check=True).stdout
-    assert shown.split() == "10.99.1.77 dev eth0 lladdr 02:00:00:00:00:01 PERMANENT".split()
+    assert shown.split() == ["10.99.1.77", "dev", "eth0", "lladdr", "02:00:00:00:00:01", "PERMANENT"]

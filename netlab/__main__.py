@@ -1,0 +1,5 @@
+"""`python -m netlab`."""
+
+from netlab.cli.main import main
+
+main()

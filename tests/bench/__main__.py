@@ -1,0 +1,55 @@
+"""The command line of the benchmarks: `scripts/bench --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tests.bench import cli, path, scale, up
+from tests.bench.contenders import CONTENDERS
+from tests.bench.measure import BenchError
+
+
+def _list_of(kind: type) -> object:
+    return lambda text: [kind(word) for word in text.split(",")]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Ratios measured side by side in one run.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in (("up", up), ("scale", scale), ("cli", cli), ("path", path)):
+        command = commands.add_parser(name, help=str(module.__doc__).partition(": ")[2].partition("\n")[0])
+        command.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
+        command.add_argument("--seed", type=int, default=1, help="of the order within the rounds (default 1)")
+    ups = commands.choices["up"]
+    ups.add_argument("-n", dest="sizes", type=_list_of(int), default=up.SIZES, help="pods: 2,20,100,300,1000")
+    ups.add_argument("--tools", type=_list_of(str), default=tuple(CONTENDERS), help=f"of {','.join(CONTENDERS)}")
+    ups.add_argument("--all", dest="everything", action="store_true", help="slow tools at all sizes, too")
+    ups.add_argument("--json", dest="json_file", metavar="FILE", help="keep every sample in a file")
+    commands.choices["path"].add_argument("--seconds", type=int, default=3, help="of one iperf3 run (default 3)")
+    return parser
+
+
+def main() -> None:
+    """Run one benchmark."""
+    options = vars(_parser().parse_args())
+    command = options.pop("command")
+    unknown = set(options.get("tools", ())) - CONTENDERS.keys()
+    if unknown:
+        sys.exit(f"no such tool: {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}")
+    try:
+        match command:
+            case "up":
+                up.main(up.Options(**options))
+            case "scale":
+                scale.main(**options)
+            case "cli":
+                cli.main(**options)
+            case "path":
+                path.main(**options)
+    except BenchError as exc:
+        sys.exit(f"bench: {exc}")
+
+
+if __name__ == "__main__":
+    main()
