@@ -37,6 +37,7 @@ from netlab.store.store import Snapshot
 from netlab.topology.model import Address, IpipBackend, Topology
 
 LOCK_WAIT = 30.0  # seconds for another netlab to finish with the lab
+RETRY = 0.1  # seconds between two tries of a check
 ROUNDS = 3  # a change can have side effects in the kernel, which the next round mends
 
 
@@ -153,11 +154,17 @@ class Lab:
             state = kernel.observe(self.name, plan.objects)
         return Status(plan, state, tuple(diff(state.objects, plan.objects)))
 
-    def check(self, limit: int = LIMIT) -> Report:
-        """Test who reaches whom, with at most `limit` probes between pairs, and the topology's own checks."""
+    def check(self, limit: int = LIMIT, *, wait: float = 0.0) -> Report:
+        """Test who reaches whom, with at most `limit` probes between pairs, and the topology's own checks.
+
+        Repeats a check that failed for up to `wait` seconds: a server in a container takes its time to listen.
+        """
         from netlab.kernel import probe
 
-        return probe.check(self.topology, self.snapshot, limit)
+        deadline = time.monotonic() + wait
+        while not (report := probe.check(self.topology, self.snapshot, limit)).ok and time.monotonic() < deadline:
+            time.sleep(RETRY)
+        return report
 
     # --- what is in it ---
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import median
 from typing import Any
 
 from netlab.check.model import Finding, Member, Probe, Report, Result
@@ -165,7 +164,7 @@ def _check_line(finding: Finding) -> str:
     asked += f" of {probe.size} bytes" if probe.size else ""
     if not verdict.ok:
         return f"FAIL  {_pair(probe)} {asked}: wanted {probe.expect}, but {verdict.reason}"
-    seen = verdict.reason or f"in {_milliseconds(verdict.seconds)}"
+    seen = verdict.reason or f"in {_time(verdict.seconds or 0.0)}"
     return f"ok    {_pair(probe)} {asked}: {probe.expect}, {seen}"
 
 
@@ -173,18 +172,18 @@ def _total(report: Report) -> str:
     """Say how many of how many probes went as expected, in what time, and whether all pairs were probed."""
     failed = len(report.failures)
     designed = sum(found.verdict.result is Result.BY_DESIGN for found in report.pairs)
-    parts = [f"{report.probes:,} probes in {report.seconds:.2f} s: {report.probes - failed - designed:,} as expected"]
+    parts = [f"{report.probes:,} probes in {_time(report.seconds)}: {report.probes - failed - designed:,} as expected"]
     parts += [f"{designed:,} cannot by design"] if designed else []
     parts += [f"{failed:,} failed"] if failed else []
-    times = [found.verdict.seconds for found in (*report.pairs, *report.checks) if found.verdict.seconds is not None]
-    if times:
-        parts.append(f"round trip {_milliseconds(median(times))} (median), {_milliseconds(max(times))} (longest)")
+    found = (finding.verdict.seconds for finding in (*report.pairs, *report.checks))
+    if times := sorted(seconds for seconds in found if seconds is not None):
+        parts.append(f"round trip {_time(times[len(times) // 2])} (median), {_time(times[-1])} (longest)")
     parts += [f"sampled {len(report.pairs):,} of {report.total:,} pairs"] if report.sampled else []
     return ", ".join(parts)
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "no time" if seconds is None else f"{seconds * 1000:.3g} ms"
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------

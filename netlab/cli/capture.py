@@ -78,6 +78,7 @@ def _write(path: str, frames: list[Frame]) -> None:
 
     try:
         with PcapWriter(path, linktype=1, nano=True) as writer:
+            writer.write_header(None)
             for frame in frames:
                 writer.write_packet(frame.payload, sec=int(frame.when), usec=int(frame.when % 1 * 1e9))
     except OSError as exc:

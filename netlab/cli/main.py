@@ -9,7 +9,7 @@ import sys
 import click
 
 from netlab import __version__
-from netlab.errors import NetlabError, UsageError
+from netlab.errors import NetlabError, TopologyError, UsageError
 
 # name: (module under netlab.cli, the line that `netlab --help` shows). A module is imported when its command is used.
 COMMANDS = {
@@ -88,6 +88,9 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("netlab: interrupted; run the same command again to finish, or `netlab down`", err=True)
         status = INTERRUPTED
+    except TopologyError as exc:
+        click.echo(str(exc), err=True)  # FILE:LINE:COLUMN at the start of each line, as editors and terminals expect it
+        status = exc.exit_status
     except NetlabError as exc:
         click.echo(f"netlab: {exc}", err=True)
         status = exc.exit_status

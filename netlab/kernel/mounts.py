@@ -73,8 +73,9 @@ def show_processes() -> list[str]:
 
 def hide_namespaces() -> None:
     """Let go of /run/netns: a mount namespace that lives long would keep a copy of every name of every lab."""
-    with contextlib.suppress(OSError):  # no mount point: then there is nothing to let go of
-        netns.umount(NETNS_DIR)
+    with contextlib.suppress(OSError):  # no mount point any more
+        while True:
+            netns.umount(NETNS_DIR)
 
 
 def _cover(place: str, filesystem: str, flags: int) -> list[str]:

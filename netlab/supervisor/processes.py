@@ -102,7 +102,7 @@ class Processes:
 
     def _bury(self, life: Life, how: Exit) -> None:
         task, spec = life.task, life.task.wanted.spec
-        if life.output:
+        if life.output:  # all of it is in the log before anybody hears of the end
             self._copy_output(life.output, spec, at_most=16)
         by_itself = task.phase is Phase.RUNNING
         decide.end(task, how, time.monotonic(), since=time.time())

@@ -142,12 +142,17 @@ def _missing(fault: Fault) -> Finding:
     needs = [field.alias or name for name, field in fault.model.model_fields.items() if field.is_required()]
     hint = f"it needs {listed(needs)}" if len(needs) > 1 else ""
     entry = fault.place.value
-    if entry is None:
-        return Finding(fault.loc, "is empty", hint)
     if fault.loc == ("nodes",):
         hint = "how many machines there are, as in `nodes: 3`"
-    elif fault.loc[-1] == "name" and len(entry) == 1 and not set(entry) & set(field_names(fault.model)):
+    elif (
+        isinstance(entry, dict)
+        and fault.loc[-1] == "name"
+        and len(entry) == 1
+        and not entry.keys() & field_names(fault.model)
+    ):
         hint = f"write `- name: {next(iter(entry))}`, and the other fields below it"
+    if entry is None:
+        return Finding(fault.loc, "is empty", hint)
     return Finding(fault.loc[:-1], f"lacks the field {quote(fault.loc[-1])}", hint)
 
 

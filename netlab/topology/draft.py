@@ -13,7 +13,7 @@ from itertools import cycle, islice
 
 from netlab.topology import model
 from netlab.topology.fields import PODS_MAX
-from netlab.topology.findings import Placed
+from netlab.topology.findings import Loc, Placed
 from netlab.topology.model import Network, Role
 from netlab.topology.partial import Partial
 from netlab.topology.schema import (
@@ -73,6 +73,11 @@ class Draft:
         usual, longest = (24, 22) if version == 4 else (64, 62)
         cluster = next((cidr.value for cidr in self.cluster_cidrs if cidr.value.version == version), None)
         return usual if cluster is None or cluster.prefixlen <= longest else cluster.prefixlen + 2
+
+    def address_loc(self, loc: Loc, address: model.Address) -> Loc:
+        """Return the place of an address that an entry of `nodes`, `external` or `pods` gives."""
+        spec: NodeSpec | PodSpec = getattr(self.spec, str(loc[0]))[loc[1]]
+        return (*loc, "ip", spec.ip.index(address))
 
     def topology(self) -> model.Topology:
         """Return the topology as it is."""
@@ -166,7 +171,11 @@ def _nodes(partial: Partial, section: str, role: Role, only_segment: str) -> Ite
     """Yield the machines of a section. The segment is empty when it should have been given and was not."""
     spec: NodeSpec
     for loc, spec in partial.entries(section):
-        yield Placed(loc, model.Node(spec.name, spec.segment or only_segment, role, tuple(spec.ip)))
+        yield Placed(loc, model.Node(spec.name, spec.segment or only_segment, role, _addresses(spec)))
+
+
+def _addresses(spec: NodeSpec | PodSpec) -> tuple[model.Address, ...]:
+    return tuple(sorted(spec.ip, key=lambda address: address.version))
 
 
 def pods_of(spec: PodSpec, nodes: int) -> int:
@@ -185,7 +194,7 @@ def _pods(partial: Partial, nodes: list[str]) -> Iterator[Placed[model.Pod]]:
     spec: PodSpec
     for loc, spec in partial.entries("pods"):
         numbered = spec.per_node is not None or spec.replicas is not None
-        addresses = tuple(sorted(spec.ip, key=lambda address: address.version))
+        addresses = _addresses(spec)
         labels, aliases = (
             tuple(spec.labels.items()),
             tuple(model.HostAlias(alias.ip, tuple(alias.hostnames)) for alias in spec.host_aliases),

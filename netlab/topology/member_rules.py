@@ -124,8 +124,8 @@ def node_addresses(draft: Draft) -> Iterator[Finding]:
     segments = {segment.name: segment for _, segment in draft.segments}
     seen: dict[Address, Loc] = {}
     for loc, node in draft.nodes:
-        for i, address in enumerate(node.addresses):
-            here = (*loc, "ip", i)
+        for address in node.addresses:
+            here = draft.address_loc(loc, address)
             segment = segments.get(node.segment)
             if segment is not None and (message := _unfit(draft, segment, address)):
                 yield Finding(here, message)
@@ -212,7 +212,7 @@ def pod_addresses(draft: Draft) -> Iterator[Finding]:
         if spec.node is None and "pods" in draft.partial.broken:
             continue  # whose turn it is depends on what is left out
         for address in pod.addresses:
-            here = (*loc, "ip", spec.ip.index(address))
+            here = draft.address_loc(loc, address)
             cluster = clusters.get(address.version)
             if cluster is None or address not in cluster:
                 whole = listed([str(cidr) for cidr in clusters.values()])

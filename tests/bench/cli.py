@@ -43,6 +43,7 @@ def measure(rounds: int, seed: int) -> dict[str, list[list[float]]]:
         found: dict[str, list[list[float]]] = {name: [] for name in commands}
         for turn in range(rounds):
             for name in shuffled(commands, seed, turn):
+                machine.wait_for_calm()
                 cost = run(commands[name])
                 found[name].append([cost.wall, cost.cpu, cost.peak])
         run([NETLAB, "down", labs.LAB])

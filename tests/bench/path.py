@@ -53,6 +53,7 @@ def measure(rounds: int, seed: int, seconds: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds):
         for name in shuffled(ways, seed, turn):
+            machine.wait_for_calm()
             found[name].append(_send(ways[name], seconds))
     return found
 

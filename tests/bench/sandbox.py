@@ -30,7 +30,7 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
     inside = (sys.executable, "-m", "tests.bench.sandbox", target)
     done = subprocess.run(
         [_UNSHARE[0], *user, *_UNSHARE[1:], "sh", "-c", _SET_UP, "sh", *inside],
-        env=os.environ | {"NETLAB_STATE": STATE, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
+        env=_environment(),
         input=json.dumps(args),
         capture_output=True,
         text=True,
@@ -40,6 +40,12 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
     if done.returncode:
         raise BenchError(done.stderr.strip()[-800:] or f"{target} ended with status {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment inside: compiled modules are kept, as where netlab is installed."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"NETLAB_STATE": STATE, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 
 
 def _main(target: str) -> None:

@@ -26,6 +26,7 @@ def main(rounds: int, seed: int) -> None:
     found: dict[tuple[int, int], list[Sample]] = {size: [] for size in sizes}
     for turn in range(rounds):
         for size in shuffled(sizes, seed, turn):
+            machine.wait_for_calm()
             found[size].append(Sample(**sandbox.call(measure, *size)))
     for title, series in (("100 nodes", SIZES), ("10 pods on each node", CLUSTERS)):
         print(f"\n## {title}\n{_table(series, found)}")

@@ -90,6 +90,7 @@ def _measure(size: int, rounds: int, tools: Sequence[str], seed: int) -> dict[st
     found: dict[str, dict[int, Sample]] = {tool: {} for tool in tools}
     for turn in range(rounds):
         for tool in shuffled(tools, seed + size, turn):
+            machine.wait_for_calm()
             try:
                 found[tool][turn] = Sample(**sandbox.call(measure, tool, wanted, False))
             except BenchError as exc:

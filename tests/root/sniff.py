@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute
 from scapy.layers.inet import ICMP, IP
-from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6PacketTooBig, IPv6
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
@@ -260,17 +260,17 @@ class Crossing:
     @property
     def requests(self) -> list[Hop]:
         """Return where the echo request was."""
-        return [entry.hop for entry in self.sightings if _kind(entry.packet) == "request"]
+        return [entry.hop for entry in self.sightings if kind_of(entry.packet) == "request"]
 
     @property
     def replies(self) -> list[Hop]:
         """Return where the echo reply was."""
-        return [entry.hop for entry in self.sightings if _kind(entry.packet) == "reply"]
+        return [entry.hop for entry in self.sightings if kind_of(entry.packet) == "reply"]
 
     @property
     def errors(self) -> list[Hop]:
         """Return where an ICMP error about it was."""
-        return [entry.hop for entry in self.sightings if _kind(entry.packet) == "error"]
+        return [entry.hop for entry in self.sightings if kind_of(entry.packet) == "error"]
 
     def at(self, tap: str) -> list[Any]:
         """Return the packets seen at a tap."""
@@ -282,7 +282,7 @@ class Crossing:
 
     def error_at(self, tap: str) -> Any:
         """Return the ICMP error that came in at a tap, from its IP header on; there must be exactly one."""
-        found = [entry.packet for entry in self.sightings if entry.tap == tap and _kind(entry.packet) == "error"]
+        found = [entry.packet for entry in self.sightings if entry.tap == tap and kind_of(entry.packet) == "error"]
         assert len(found) == 1, self
         return innermost(found[0])
 
@@ -291,12 +291,19 @@ class Crossing:
         return "seen:\n" + "\n".join(lines or ["nothing"])
 
 
-def _kind(packet: Any) -> str:
+ICMPV6_KINDS = {
+    ICMPv6EchoRequest: "request",
+    ICMPv6EchoReply: "reply",
+    ICMPv6PacketTooBig: "error",
+    ICMPv6DestUnreach: "error",
+}
+
+
+def kind_of(packet: Any) -> str:
     """Say what the innermost packet is; an ICMP error quotes the packet that it is about."""
     packet = innermost(packet)
     if isinstance(packet, IPv6):
-        kinds = {ICMPv6EchoRequest: "request", ICMPv6EchoReply: "reply", ICMPv6PacketTooBig: "error"}
-        return kinds.get(type(packet.payload), "other")
+        return ICMPV6_KINDS.get(type(packet.payload), "other")
     if ICMP not in packet:
         return "other"
     return {8: "request", 0: "reply"}.get(packet[ICMP].type, "error")
@@ -338,7 +345,7 @@ class Taps:
         read = 0
         while True:
             for sighting in self._sightings(tap, read):
-                if sighting.way == way and cookie in bytes(sighting.packet) and _kind(sighting.packet) in kinds:
+                if sighting.way == way and cookie in bytes(sighting.packet) and kind_of(sighting.packet) in kinds:
                     return sighting
             read = len(self._frames[tap])
             if not self._read_one(tap, deadline - time.monotonic()):

@@ -99,7 +99,7 @@ def _entries(ipr: IPRoute, device: str, version: int) -> tuple[set[Any], set[Any
 class Fault:
     """Something changed by hand on `member`. The request then gets as far as `last` (on taps in the order of TAPS).
 
-    `drift` are the kinds of objects that `status` reports. {vtep}: the MAC of n2's VTEP, {n2}, {n3}: underlay addresses.
+    `drift`: kinds of objects that `status` reports. {vtep}: the MAC of n2's VTEP, {n2} and {n3}: underlay addresses.
     """
 
     name: str

@@ -133,9 +133,11 @@ def host_mounts() -> list[str]:
 def test_a_container_finds_its_pod(place: Place) -> None:
     write_etc(place.folder, {"web": EtcFiles("127.0.0.1 localhost\n10.244.0.2 web\n", "search cluster.local\n")})
     netns.call(place.netns("web"), subprocess.run, ["ip", "link", "add", "eth0", "type", "bridge"])
+    place.supervisor.change(start=place.pod("db", Process("db", "c", SLEEP)))  # nothing of it must show
     script = """
         hostname; cat /etc/hosts /etc/resolv.conf; ls /sys/class/net; pwd; readlink /proc/self/fd/0
-        echo $NETLAB_LAB $NETLAB_POD $NETLAB_CONTAINER $HOSTNAME $COLOUR; ls /proc/self/fd; echo to-stderr >&2
+        echo $NETLAB_LAB $NETLAB_POD $NETLAB_CONTAINER $HOSTNAME $COLOUR; ls /proc/self/fd
+        grep /run/netns /proc/mounts; echo to-stderr >&2
     """
     text = place.report_of("web", ("sh", "-c", script), env=(("COLOUR", "red"),), working_dir="/tmp")
     assert text.split() == [
@@ -286,6 +288,21 @@ def test_everything_dies_with_the_supervisor(place: Place) -> None:
     assert {state.life for state in place.supervisor.states()} == {Life.LOST}
     place.supervisor.change(start=web)
     assert place.present() == {("web", PAUSE), ("web", "c")}
+
+
+def test_nothing_piles_up_in_the_supervisor(place: Place) -> None:
+    def open_files() -> int:
+        return len(os.listdir(f"/proc/{place.supervisor_pid}/fd"))
+
+    place.supervisor.change(start=place.pod("db", Process("db", "c", SLEEP)))
+    before = open_files()
+    web = place.pod("web", Process("web", "c", SLEEP), Process("web", "bad", ("no-such-program",)))
+    for _ in range(5):
+        place.supervisor.change(start=web)
+        kill(place.pid("web", "c"))
+        assert place.state("web", "c").life is Life.RUNNING
+        place.supervisor.change(stop=web)
+    assert open_files() <= before
 
 
 # --- changes ---------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def test_a_small_lab_is_a_matrix_of_members() -> None:
         "failed:",
         "  p-2 -> p-1 (10.244.1.2): Destination net unreachable, said 172.18.0.1",
         "",
-        "12 probes in 0.25 s: 11 as expected, 1 failed, round trip 0.1 ms (median), 0.1 ms (longest)",
+        "12 probes in 250 ms: 11 as expected, 1 failed, round trip 0.1 ms (median), 0.1 ms (longest)",
     ]
 
 
@@ -52,7 +52,7 @@ def test_what_cannot_be_by_design_is_a_dash_with_a_reason() -> None:
     lines = render(_report(lab, lambda probe: LOST if probe.by_design else ANSWERED))
     assert lines[1].split() == ["p-1", "-"]
     assert "- by design, 4 probes: the bridge backend joins the pods of one node only" in lines
-    assert lines[-1].startswith("6 probes in 0.25 s: 2 as expected, 4 cannot by design, round trip")
+    assert lines[-1].startswith("6 probes in 250 ms: 2 as expected, 4 cannot by design, round trip")
 
 
 def test_what_works_against_the_design_is_listed() -> None:
@@ -139,7 +139,7 @@ def test_a_sample_is_called_one() -> None:
 
 
 def test_a_lab_without_pods_is_a_line() -> None:
-    assert render(_report(topology("lab", pods=0))) == ["0 probes in 0.25 s: 0 as expected"]
+    assert render(_report(topology("lab", pods=0))) == ["0 probes in 250 ms: 0 as expected"]
 
 
 def test_json_holds_every_probe() -> None:

@@ -28,8 +28,30 @@ TOKENS = (
     *("", " ", "\n", "\t", "\0", "\x85", "\u2028", "\ufeff", "é", "😀", "#", "'", '"', "\\", "|", ">", "%", "@", "`"),
     *(":", ": ", "- ", ",", "[", "]", "{", "}", "?", "? ", "---\n", "...\n", "&a ", "*a", "!x ", "!!str ", "<<: *a"),
     *("null", "~", "true", "no", "0", "-1", "1", "2", "1000", "010", "1_0", "0x1", "22:22", "1.5", ".inf", ".nan"),
-    *("2026-01-01", "99999999999999999999", "10.244.0.0/16", "10.0.0.0/8", "fd00::/64", "::1", "172.18.0.5", "10.244.1.9"),
-    *("nodes", "pods", "name", "node", "replicas", "perNode", "ip", "segment", "underlay", "segments", "routers", "cidr"),
+    *(
+        "2026-01-01",
+        "99999999999999999999",
+        "10.244.0.0/16",
+        "10.0.0.0/8",
+        "fd00::/64",
+        "::1",
+        "172.18.0.5",
+        "10.244.1.9",
+    ),
+    *(
+        "nodes",
+        "pods",
+        "name",
+        "node",
+        "replicas",
+        "perNode",
+        "ip",
+        "segment",
+        "underlay",
+        "segments",
+        "routers",
+        "cidr",
+    ),
     *("n1", "p-1", "web", "web-1", "rack1", "rack2", "vxlan", "ipip", "bridge", "host-gw", "VNI", "vni", "MTU"),
 )
 SCALARS = st.one_of(
@@ -42,7 +64,9 @@ SCALARS = st.one_of(
 )
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(TOKENS) | st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(TOKENS) | st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -51,14 +75,21 @@ def load_or_refuse(text: str) -> None:
     """Load; plan what loads. Anything but a TopologyError is a failure."""
     try:
         topology = load_text(text)
-    except TopologyError as exc:
-        assert exc.problems
-        assert str(exc)
-        return
-    check_topology(topology)
+    except TopologyError as refusal:
+        assert_says_something(refusal)
+    else:
+        assert_is_whole(topology)
 
 
-def check_topology(topology: Topology) -> None:
+def assert_says_something(refusal: TopologyError) -> None:
+    """Check that a refusal has a message, in file order."""
+    assert str(refusal)
+    places = [(problem.line, problem.column) for problem in refusal.problems]
+    assert places
+    assert places == sorted(places)
+
+
+def assert_is_whole(topology: Topology) -> None:
     """Check what `topology.model` promises, and that a plan can be made of it."""
     names = list(topology.members())
     assert len(names) == len(set(names))

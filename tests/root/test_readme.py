@@ -1,0 +1,82 @@
+"""What the README tells people to type works, in the order that it is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from netlab.lab import Lab, labs, remove
+
+pytestmark = pytest.mark.root
+
+README = Path("README.md").read_text()
+
+
+def section(title: str) -> str:
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def shell(command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a line as a user would who has activated the virtual environment."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False, cwd=folder, env={**os.environ, "PATH": path}
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_lab_stays() -> Iterator[None]:
+    yield
+    for name in labs():
+        remove(name)
+
+
+def test_five_minutes() -> None:
+    commands = re.findall(r"^    \$ (.*)$", section("Five minutes"), re.MULTILINE)
+    assert len(commands) > 8
+    outputs = {}
+    for command in commands:
+        done = shell(command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        outputs[command.partition(" #")[0].strip()] = done.stdout
+    assert "VXLAN VNI 1" in outputs["netlab capture n1 -- netlab exec p-1 -- ping -c1 10.244.2.2"]
+    assert "route 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink: missing" in outputs["netlab status || true"]
+    assert labs() == []
+
+
+def test_the_file_shown_is_the_file_shipped() -> None:
+    shown = section("Five minutes").partition("vxlan-3.yaml\n")[2].partition("    ...")[0]
+    lines = [line.strip() for line in shown.splitlines() if line.strip()]
+    assert set(lines) <= {line.strip() for line in Path("topologies/vxlan-3.yaml").read_text().splitlines()}
+
+
+def test_the_typo_says_what_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "typo.yaml").write_text("name: x\nbackend: vxlna\nnodes: 3\npods: [{name: web, node: n4}]\n")
+    shown = section("The topology file").partition("$ netlab up typo.yaml\n")[2].splitlines()
+    done = shell("netlab up typo.yaml", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [line.strip() for line in shown if line.strip()]
+
+
+def test_python() -> None:
+    code = section("In Python and pytest").partition("\n\n    @pytest")[0]
+    program = "\n".join(line.removeprefix("    ") for line in code.splitlines())
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "1 received" in done.stdout, done.stderr
+
+
+@pytest.mark.netlab("topologies/vxlan-3.yaml")
+def test_pytest(lab: Lab) -> None:
+    assert lab.exec("p-1", ["ping", "-c1", lab.address("p-2")]).returncode == 0
+
+
+def test_every_command_is_in_the_readme() -> None:
+    from netlab.cli.main import COMMANDS
+
+    assert [name for name in COMMANDS if f"`{name}" not in README] == []
