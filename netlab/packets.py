@@ -12,6 +12,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import bind_layers
 
 FLANNEL_VXLAN_PORT = 8472
+KNOWN_PROTOCOLS = (1, 4, 6, 17)  # those that get words of their own
 ICMP_TYPES = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo request", 11: "time exceeded"}
 
 bind_layers(UDP, VXLAN, dport=FLANNEL_VXLAN_PORT)
@@ -49,7 +50,8 @@ def _word(packet: Any) -> str:
     match packet:
         case IP():
             fragment = f" fragment@{packet.frag * 8}" if packet.frag else ""
-            return f"{packet.src} > {packet.dst} ttl {packet.ttl} len {packet.len}{fragment}"
+            unknown = "" if packet.proto in KNOWN_PROTOCOLS else f" protocol {packet.proto}"
+            return f"{packet.src} > {packet.dst} ttl {packet.ttl} len {packet.len}{fragment}{unknown}"
         case IPv6():
             return f"{packet.src} > {packet.dst} ttl {packet.hlim} len {packet.plen + 40}"
         case UDP():

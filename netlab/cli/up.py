@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def _print_commands(outcome: Outcome, output: str) -> None:
 
 def _report(lab: Lab, outcome: Outcome, output: str) -> None:
     """Say what was done."""
-    from netlab.plan.summary import summarize
+    from netlab.plan.summary import FEW, summarize
 
     if output == "json":
         print_json(_json(lab, outcome))
@@ -73,8 +74,10 @@ def _report(lab: Lab, outcome: Outcome, output: str) -> None:
     if not outcome.ops:
         click.echo(f"{lab.name}: nothing to do ({size})")
         return
+    width = shutil.get_terminal_size().columns
     for line in summarize(outcome.ops):
-        click.echo(f"  {line}")
+        is_count = len(outcome.ops) > FEW  # the others are commands, which stay whole to be copied
+        click.echo(click.wrap_text(line, width, "  ", "        ") if is_count else f"  {line}")
     click.echo(f"{lab.name}: up ({size}) in {outcome.seconds:.2f} s")
 
 

@@ -19,9 +19,7 @@ from netlab import names
 from netlab.errors import NetlabError, UsageError
 from netlab.kernel import mounts, netns
 from netlab.kernel.residents import MARK
-
-NOT_EXECUTABLE = 126  # exit statuses of a shell, POSIX.1-2017, 2.8.2
-NOT_FOUND = 127
+from netlab.kernel.start import IGNORED_BY_PYTHON, NOT_FOUND, exit_status_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ def execute(argv: Sequence[str], place: Place) -> NoReturn:
     for problem in _enter(place):
         print(f"netlab: {problem}", file=sys.stderr)
     sys.stderr.flush()
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by Python, and that would be inherited
+    for number in IGNORED_BY_PYTHON:
         signal.signal(number, signal.SIG_DFL)
     try:
         if place.cwd is not None:
@@ -107,12 +105,10 @@ def _refusal(command: str, place: Place, exc: OSError) -> UsageError:
     """Say why a command did not start, with a shell's exit status."""
     if place.cwd is not None and not os.path.isdir(place.cwd):
         error = UsageError(f"cannot run {command}: there is no folder {place.cwd}", "choose another working directory")
-        error.exit_status = NOT_EXECUTABLE
-    elif isinstance(exc, FileNotFoundError):
+    elif exit_status_of(exc) == NOT_FOUND:
         hint = "labs share this machine's programs: install it here, or check $PATH"
         error = UsageError(f"{command}: command not found", hint)
-        error.exit_status = NOT_FOUND
     else:
         error = UsageError(f"cannot run {command}: {exc.strerror}", "is it a program, and marked executable?")
-        error.exit_status = NOT_EXECUTABLE
+    error.exit_status = exit_status_of(exc)
     return error

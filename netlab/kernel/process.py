@@ -53,7 +53,7 @@ class Life(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """What became of a process. `since` is in seconds since the epoch; `exit_status` or `signal` are of its last end."""
+    """What became of a process. `since` is in seconds since the epoch; `exit_status` and `signal` tell its last end."""
 
     netns: Netns
     process: Process
@@ -130,12 +130,14 @@ class Supervisor:
     def _apply(self, wanted: Mapping[Key, Spec]) -> None:
         """Tell the supervisor what should run. One that cannot be reached is replaced."""
         last = self._find_report()
-        write_specs(self._files.spec, last.generation + 1 if last else 1, wanted.values())
-        if self._ask(APPLY):
-            return
-        self._end_supervisor()
-        self._start_supervisor()
-        if not self._ask(APPLY):
+        generation = last.generation + 1 if last else 1
+        write_specs(self._files.spec, generation, wanted.values())
+        report = self._ask(APPLY)
+        if report is None or report.generation != generation:  # gone, out of reach, or reading another folder
+            self._end_supervisor()
+            self._start_supervisor()
+            report = self._ask(APPLY)
+        if report is None:
             raise NetlabError(f"the supervisor of lab {self._lab} has ended", f"see {self._files.events}")
 
     def _require_pauses(self, pods: set[str]) -> None:
@@ -148,17 +150,13 @@ class Supervisor:
         """Send one request, wait until everything has settled and return the outcome; None when nobody answers."""
         import socket
 
-        def connect() -> socket.socket:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            connection.connect(CONTROL)
-            return connection
-
         fabric = names.fabric(self._lab)
         if not netns.is_alive(fabric):
             return None
-        try:
-            with netns.call(fabric, connect) as connection:
+        try:  # the socket belongs to the namespace that it is opened in, and may be used from everywhere
+            with netns.call(fabric, socket.socket, socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
                 connection.settimeout(ANSWER_TIMEOUT)
+                connection.connect(CONTROL)
                 connection.send(request)
                 answer = json.loads(connection.recv(65536) or b"null")
         except ConnectionError:
@@ -202,19 +200,16 @@ class Supervisor:
             raise ProgramError(argv, done.returncode, done.stderr, subject=f"lab {self._lab}")
 
     def _end_supervisor(self) -> None:
-        marked = (pid for pid in self._candidates() if proc.has_variable(pid, SUPERVISOR_MARK, self._lab))
-        end((pid, proc.find_start_time(pid) or 0) for pid in marked)
-
-    def _candidates(self) -> Iterable[int]:
-        """Return where to look for the supervisor: what its file says or, when that is of no use, everywhere.
-
-        Elsewhere than here somebody without root may have a lab of the same name, in a user namespace of his own.
-        """
         report = self._find_report()
-        if report and proc.is_running(report.pid, report.started):
-            return [report.pid]
-        here = proc.find_namespace(os.getpid(), "user")
-        return [pid for pid in proc.pids() if proc.find_namespace(pid, "user") == here]
+        if report and proc.is_running(report.pid, report.started) and self._is_marked(report.pid):
+            end([(report.pid, report.started)])
+        else:  # its file is lost or stale
+            end((pid, proc.find_start_time(pid) or 0) for pid in proc.pids() if self._is_marked(pid))
+
+    def _is_marked(self, pid: int) -> bool:
+        """Say whether a process is the lab's supervisor. Another user namespace may have a lab of the same name."""
+        here, there = (proc.find_namespace(process, "user") for process in (os.getpid(), pid))
+        return here == there and proc.has_variable(pid, SUPERVISOR_MARK, self._lab)
 
     def _state(self, status: Status, *, alive: bool) -> ProcessState:
         life = Life(status.phase)

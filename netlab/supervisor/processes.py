@@ -19,6 +19,7 @@ from io import FileIO
 from netlab import names
 from netlab.errors import NetlabError
 from netlab.kernel import netns, proc
+from netlab.kernel.start import NOT_FOUND
 from netlab.supervisor import decide, log, spawn
 from netlab.supervisor.decide import Exit, Phase, Step, Task, Verb, Wanted
 from netlab.supervisor.poll import Poll
@@ -173,7 +174,7 @@ class Processes:
         try:
             start(task)
         except (NetlabError, OSError) as exc:
-            self._fail(task, str(exc), spawn.NOT_FOUND)
+            self._fail(task, str(exc), NOT_FOUND)
 
     def _spawn_pause(self, task: Task) -> None:
         spec = task.wanted.spec

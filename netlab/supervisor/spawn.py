@@ -22,11 +22,9 @@ from netlab import names
 from netlab.errors import NetlabError
 from netlab.kernel import mounts, netns
 from netlab.kernel.residents import MARK
+from netlab.kernel.start import IGNORED_BY_PYTHON, NOT_FOUND, exit_status_of
 from netlab.supervisor.spec import Files, Spec
 
-IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-NOT_EXECUTABLE = 126  # exit statuses of a shell
-NOT_FOUND = 127
 _MESSAGE_MAX = 65536
 _SETUP_TIMEOUT = 10.0  # seconds; a working directory on a dead network file system must not stop the lab
 
@@ -85,14 +83,16 @@ def fork_container(spec: Spec, files: Files, environment: Mapping[str, str], ope
     reader, writer = os.pipe()
     output = FileIO(reader)
     os.set_blocking(reader, False)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _become(spec, files, environment, open_files, theirs, writer)
-        finally:
-            os._exit(NOT_FOUND)
-    theirs.close()
-    os.close(writer)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _become(spec, files, environment, open_files, theirs, writer)
+            finally:
+                os._exit(NOT_FOUND)
+    finally:
+        theirs.close()
+        os.close(writer)
     return Birth(pid, ours, output)
 
 
@@ -101,9 +101,10 @@ def await_exec(birth: Birth) -> Arrival:
     birth.channel.settimeout(_SETUP_TIMEOUT)
     with birth.channel as channel:
         try:
-            text, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+            text, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_MAX, 1)
             if not descriptors:
                 return Arrival(failure=text.decode(), status=NOT_FOUND)
+            os.set_inheritable(descriptors[0], False)  # recv_fds of Python 3.11 ignores MSG_CMSG_CLOEXEC
             notes = tuple(text.decode().splitlines()[1:])
             status, _, failure = channel.recv(_MESSAGE_MAX).decode().partition(" ")
             return Arrival(descriptors[0], notes, failure, int(status or 0))
@@ -147,9 +148,8 @@ def _become(
         task = f"run {spec.argv[0]}"
         os.execvpe(spec.argv[0], spec.argv, environment)
     except OSError as exc:
-        status = NOT_FOUND if isinstance(exc, FileNotFoundError) else NOT_EXECUTABLE
-        channel.send(f"{status} cannot {task}: {exc.strerror}".encode())
-        os._exit(status)
+        channel.send(f"{exit_status_of(exc)} cannot {task}: {exc.strerror}".encode())
+        os._exit(exit_status_of(exc))
 
 
 def _settle(output: int, open_files: tuple[int, int]) -> None:

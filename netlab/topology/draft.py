@@ -101,9 +101,9 @@ class Draft:
 def expand(partial: Partial, name: str, backend: str | None = None) -> Draft:
     """Write a file out in full. `backend` overrides the file's type; options that it shares are kept."""
     spec = partial.spec
-    cluster = _ipv4_first([Placed(("clusterCIDR", i), cidr) for i, cidr in enumerate(spec.cluster_cidr)])
+    cluster = _cidrs("clusterCIDR" if "cluster_cidr" in spec.model_fields_set else "", spec.cluster_cidr)
     families = [cidr.value.version for cidr in cluster]
-    given = [Placed(("serviceCIDR", i), cidr) for i, cidr in enumerate(spec.service_cidr or [])]
+    default_service_cidrs = [SERVICE_DEFAULTS[version] for version in families]
     segments = tuple(_segments(spec, families))
     only_segment = segments[0].value.name if len(segments) == 1 else ""
     nodes = (
@@ -114,7 +114,9 @@ def expand(partial: Partial, name: str, backend: str | None = None) -> Draft:
         partial=partial,
         name=name,
         cluster_cidrs=cluster,
-        service_cidrs=_ipv4_first(given or [Placed((), SERVICE_DEFAULTS[version]) for version in families]),
+        service_cidrs=_cidrs("serviceCIDR", spec.service_cidr)
+        if spec.service_cidr
+        else _cidrs("", default_service_cidrs),
         backend=_backend(spec.backend, backend),
         segments=segments,
         routers=tuple(
@@ -127,8 +129,10 @@ def expand(partial: Partial, name: str, backend: str | None = None) -> Draft:
     )
 
 
-def _ipv4_first(cidrs: list[Placed[Network]]) -> tuple[Placed[Network], ...]:
-    return tuple(sorted(cidrs, key=lambda cidr: cidr.value.version))
+def _cidrs(field: str, cidrs: Sequence[Network]) -> tuple[Placed[Network], ...]:
+    """Place the CIDRs of a field, IPv4 first. Those of no field are defaults."""
+    placed = [Placed((field, i) if field else (), cidr) for i, cidr in enumerate(cidrs)]
+    return tuple(sorted(placed, key=lambda cidr: cidr.value.version))
 
 
 def _backend(spec: Spec, override: str | None) -> model.Backend:

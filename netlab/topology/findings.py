@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 QUOTED_MAX = 60
 LISTED_MAX = 16
-SUGGESTIONS_MAX = 50
+COMPARISONS_MAX = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,16 @@ def did_you_mean(word: str, choices: Collection[str]) -> str:
 
 
 class Suggester:
-    """Says `did you mean` of many choices, a limited number of times: each one compares with every choice."""
+    """Says `did you mean` of many choices, until it has made so many comparisons that more would take long."""
 
     def __init__(self, choices: Collection[str]) -> None:
         self.choices = choices
-        self.left = SUGGESTIONS_MAX
+        self.comparisons_left = COMPARISONS_MAX
 
     def __call__(self, word: str) -> str:
         """Return `; did you mean 'x'?` or nothing."""
-        self.left -= 1
-        return did_you_mean(word, self.choices) if self.left >= 0 else ""
+        self.comparisons_left -= len(self.choices)
+        return did_you_mean(word, self.choices) if self.comparisons_left >= 0 else ""
 
 
 def suggest(word: str, choices: Collection[str]) -> str:

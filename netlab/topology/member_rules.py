@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 
 from netlab import names
 from netlab.topology.draft import Draft, pods_of
 from netlab.topology.fields import PODS_MAX
 from netlab.topology.findings import Finding, Loc, Suggester, counted, did_you_mean, listed, quote
-from netlab.topology.model import Address, Check, CheckProtocol, Expect, Network, Role, Segment
+from netlab.topology.model import Address, Check, CheckProtocol, Expect, Network, Node, Role, Router, Segment
 from netlab.topology.network_rules import BRIDGE_PORTS_MAX, cidr_loc, mask_fits
 from netlab.topology.schema import PodSpec
 
@@ -81,12 +82,16 @@ def routers(draft: Draft) -> Iterator[Finding]:
 
 def connected(draft: Draft) -> Iterator[Finding]:
     """Find segments that no chain of routers joins to the first."""
-    reached = {draft.segments[0].value.name}
-    waiting = [set(router.segments) for _, router in draft.routers]
-    while joined := [segments for segments in waiting if segments & reached]:
-        waiting = [segments for segments in waiting if not segments & reached]
-        reached = reached.union(*joined)
     first = draft.segments[0].value.name
+    routers_of: dict[str, list[Router]] = defaultdict(list)
+    for _, router in draft.routers:
+        for name in router.segments:
+            routers_of[name].append(router)
+    reached, waiting = {first}, [first]
+    while waiting:
+        new = {name for router in routers_of[waiting.pop()] for name in router.segments} - reached
+        reached |= new
+        waiting += new
     for loc, segment in draft.segments:
         if segment.name not in reached:
             hint = f"add to underlay.routers, as in `r1: [{first}, {segment.name}]`"
@@ -95,52 +100,67 @@ def connected(draft: Draft) -> Iterator[Finding]:
 
 def segment_room(draft: Draft) -> Iterator[Finding]:
     """Find segments with more machines than addresses or bridge ports. Routers have the first addresses."""
+    on_segment: dict[str, list[Node]] = defaultdict(list)
+    for _, node in draft.nodes:
+        on_segment[node.segment].append(node)
+    routers_on = _routers_on(draft)
     for loc, segment in draft.segments:
-        nodes = [node for _, node in draft.nodes if node.segment == segment.name]
-        joined = _routers_on(draft, segment)
+        nodes, joined = on_segment[segment.name], routers_on[segment.name]
         if len(nodes) + joined > BRIDGE_PORTS_MAX:
             crowd = counted(len(nodes) + joined, "machine")
             message = f"segment {segment.name} holds {crowd}, and a bridge has {BRIDGE_PORTS_MAX} ports"
             at = loc if draft.spec.underlay.segments else ("nodes",)
             yield Finding(at, message, "use several segments, joined by routers")
         for cidr in segment.cidrs:
-            chosen = {ip for node in nodes for ip in node.addresses if ip in cidr}
-            # The first is kept for a router that may come.
-            kept = {cidr.network_address + 1 + i for i in range(min(max(1, joined), cidr.num_addresses - 1))}
-            free = cidr.num_addresses - (2 if cidr.version == 4 else 1) - len(kept | chosen)
-            wanted = sum(all(ip.version != cidr.version for ip in node.addresses) for node in nodes)
-            if wanted > max(free, 0):
-                message = f"{cidr} has {max(free, 0)} free addresses, and {counted(wanted, 'machine')} want one"
+            free, wanted = _free_addresses(cidr, nodes, joined), _wanted_addresses(cidr, nodes)
+            if wanted > free:
+                message = (
+                    f"{cidr} has {counted(free, 'free address', 'free addresses')}, and {wanted} machines want one"
+                )
                 hint = "the network, the broadcast and the routers' addresses (.1 at least) are not free"
                 yield Finding(cidr_loc(draft, segment, cidr) or ("nodes",), message, hint)
 
 
-def _routers_on(draft: Draft, segment: Segment) -> int:
-    return sum(segment.name in router.segments for _, router in draft.routers)
+def _free_addresses(cidr: Network, nodes: Iterable[Node], routers: int) -> int:
+    """Count the addresses of a segment that nobody has. The first is kept for a router that may come."""
+    kept = {cidr.network_address + 1 + i for i in range(min(max(1, routers), cidr.num_addresses - 1))}
+    kept |= {address for node in nodes for address in node.addresses if address in cidr}
+    return max(0, cidr.num_addresses - (2 if cidr.version == 4 else 1) - len(kept))
+
+
+def _wanted_addresses(cidr: Network, nodes: Iterable[Node]) -> int:
+    """Count the machines that have chosen no address of this IP version."""
+    return sum(all(address.version != cidr.version for address in node.addresses) for node in nodes)
+
+
+def _routers_on(draft: Draft) -> Counter[str]:
+    """Count the routers on each segment."""
+    return Counter(name for _, router in draft.routers for name in set(router.segments))
 
 
 def node_addresses(draft: Draft) -> Iterator[Finding]:
     """Find addresses that a machine cannot have on its segment."""
     segments = {segment.name: segment for _, segment in draft.segments}
+    routers_on = _routers_on(draft)
     seen: dict[Address, Loc] = {}
     for loc, node in draft.nodes:
         for address in node.addresses:
             here = draft.address_loc(loc, address)
             segment = segments.get(node.segment)
-            if segment is not None and (message := _unfit(draft, segment, address)):
+            if segment is not None and (message := _unfit(segment, address, routers_on[segment.name])):
                 yield Finding(here, message)
             elif seen.setdefault(address, here) != here:
                 yield Finding(here, f"{address} is taken", first=seen[address])
 
 
-def _unfit(draft: Draft, segment: Segment, address: Address) -> str:
+def _unfit(segment: Segment, address: Address, routers: int) -> str:
     """Say why an address is none for a machine of a segment; empty when it is one."""
     cidr = next((cidr for cidr in segment.cidrs if cidr.version == address.version), None)
     if cidr is None:
         return f"{address} is IPv{address.version}, and segment {segment.name} has no such CIDR"
     if address not in cidr:
         return f"{address} is not in {cidr}, the CIDR of segment {segment.name}"
-    if int(address) - int(cidr.network_address) in range(1, 1 + _routers_on(draft, segment)):
+    if int(address) - int(cidr.network_address) in range(1, 1 + routers):
         return f"{address} is the address of a router of segment {segment.name}"
     return _network_or_broadcast(address, cidr)
 
@@ -253,18 +273,23 @@ def _unfit_in_pod_cidr(address: Address, cidr: Network, cluster: Network) -> str
 def check_names(draft: Draft) -> Iterator[Finding]:
     """Find checks between what does not exist."""
     known = dict.fromkeys(name for name, _ in members(draft))
+    numbered: dict[str, list[str]] = defaultdict(list)
     did_you_mean = Suggester(known)
     for loc, check in draft.checks:
         for field, name in (("from", check.source), ("to", check.target)):
             if name in known or draft.partial.may_name(name) or (field == "to" and _is_address(name)):
                 continue
-            hint = _numbered(name, known)
-            meant = "" if hint else did_you_mean(name)
-            resembles_address = field == "to" and ("." in name or ":" in name)
-            nor_address = ", and it is no IP address" if resembles_address else ""
-            message = f"no pod, node, router or external machine is called {quote(name)}{nor_address}{meant}"
+            if not numbered:
+                for member in known:
+                    numbered[member.rpartition("-")[0]].append(member)
+            message, hint = f"no pod, node, router or external machine is called {quote(name)}", ""
             if field == "from" and _is_address(name):
                 message = f"{quote(name)} is an address: a check goes out from a pod or a machine, by name"
+            elif name in numbered:
+                hint = f"there are {listed(numbered[name])}"
+            else:
+                resembles_address = field == "to" and ("." in name or ":" in name)
+                message += (", and it is no IP address" if resembles_address else "") + did_you_mean(name)
             yield Finding((*loc, field), message, hint)
 
 
@@ -276,12 +301,6 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return "%" not in text
-
-
-def _numbered(name: str, known: Iterable[str]) -> str:
-    """Return a hint when a name is that of several pods without their number."""
-    numbered = [other for other in known if other.rpartition("-")[0] == name and other.rpartition("-")[2].isdigit()]
-    return f"its pods are {listed(numbered)}" if numbered else ""
 
 
 def check_forms(draft: Draft) -> Iterator[Finding]:

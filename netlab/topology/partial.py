@@ -6,6 +6,7 @@ misled by what is missing is not asked (`rules.RULES`); nobody is told of mistak
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ ROUNDS = 5
 class Partial:
     """A file with its wrong parts left out. `broken` names the top-level fields that lack something for it.
 
-    lost: the entries that are left out. lost_names: (section, name) of them, where the name "" stands for any.
+    lost: the entries that are left out. lost_names: their names by section, where "" stands for any.
     order: the top-level fields as they stand in the file.
     """
 
@@ -48,7 +49,7 @@ class Partial:
     findings: list[Finding] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     lost: set[Loc] = field(default_factory=set)
-    lost_names: set[tuple[str, str]] = field(default_factory=set)
+    lost_names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def entries(self, section: str) -> Iterator[Placed[Any]]:
         """Yield the usable entries of a list with their places."""
@@ -59,8 +60,8 @@ class Partial:
 
     def may_name(self, name: str, sections: Collection[str] = MEMBER_SECTIONS) -> bool:
         """Say whether a name may belong to an entry of some sections that was left out."""
-        lost = {name for section, name in self.lost_names if section in sections}
-        return "" in lost or any(name == one or name.startswith(f"{one}-") for one in lost)
+        stem = name.rpartition("-")[0]  # of replicas
+        return any(not {"", name, stem}.isdisjoint(self.lost_names[section]) for section in sections)
 
 
 def validate(document: Document) -> Partial:
@@ -92,7 +93,8 @@ def _validate_rest(raw: Raw, partial: Partial) -> TopologyFile:
             for error in exc.errors(include_url=False, include_input=False):
                 _leave_out(raw, diagnose.file_loc(error["loc"]), partial)
     partial.broken |= set(partial.order)
-    partial.lost_names |= {(section, "") for section in MEMBER_SECTIONS}
+    for section in MEMBER_SECTIONS:
+        partial.lost_names[section].add("")
     return TopologyFile.model_validate(_with_placeholders({}, partial))
 
 
@@ -135,11 +137,11 @@ def _leave_out(raw: Raw, loc: Loc, partial: Partial) -> None:
     elif section == "underlay" and len(loc) > 1 and isinstance(raw[section], dict) and loc[1] in raw[section]:
         del raw[section][loc[1]]
         if loc[1] == "routers":
-            partial.lost_names.add((section, ""))
+            partial.lost_names[section].add("")
     else:
         del raw[section]
         if section in MEMBER_SECTIONS:
-            partial.lost_names.add((section, ""))
+            partial.lost_names[section].add("")
 
 
 def _with_placeholders(raw: Raw, partial: Partial) -> Raw:
@@ -152,11 +154,11 @@ def _with_placeholders(raw: Raw, partial: Partial) -> Raw:
             for number in numbers:
                 entry = filled[section][number]
                 name = entry.get("name") if isinstance(entry, dict) else None
-                partial.lost_names.add((section, name if isinstance(name, str) else ""))
+                partial.lost_names[section].add(name if isinstance(name, str) else "")
                 filled[section][number] = placeholder
     if "nodes" not in filled:
         filled["nodes"] = [PLACEHOLDERS["nodes"]]
         partial.broken.add("nodes")
         partial.lost.add(("nodes", 0))
-        partial.lost_names.add(("nodes", ""))
+        partial.lost_names["nodes"].add("")
     return filled

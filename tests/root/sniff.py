@@ -48,6 +48,7 @@ FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 LEVEL = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
 ICMP_PROTOCOL = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 
+MULTICAST_MACS = ("01:00:5e:", "33:33:")  # IGMP, MLD, neighbour discovery
 OUT, IN = "out", "in"  # as the tapped interface sees it
 ANSWERS = ("reply", "error")
 ANYTHING = ("request", *ANSWERS, "other")
@@ -357,10 +358,10 @@ class Taps:
         return Crossing(tuple(entry for entry in seen if cookie in bytes(entry.packet)))
 
     def everything(self, tap: str) -> list[Sighting]:
-        """Return every frame that a tap has seen until now, whatever is in it."""
+        """Return every frame that a tap has seen until now but multicast: bridges report their groups now and then."""
         while self._read_one(tap, AT_ONCE):
             pass
-        return list(self._sightings(tap))
+        return [entry for entry in self._sightings(tap) if not entry.packet.dst.startswith(MULTICAST_MACS)]
 
     def _sightings(self, tap: str, start: int = 0) -> Iterable[Sighting]:
         for frame in self._frames[tap][start:]:

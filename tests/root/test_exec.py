@@ -230,7 +230,7 @@ def test_a_file_that_cannot_be_run_is_126(script: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_named() -> None:
     place = Place(NETNS, HOSTS, RESOLV_CONF, hostname="web", cwd="/no/folder")
-    assert refusal_of("true", place=place) == (126, "cannot run true: there is no folder /no/folder")
+    assert refusal_of("true", place=place) == (127, "cannot run true: there is no folder /no/folder")
 
 
 def test_a_namespace_that_is_not_there_is_named() -> None:
