@@ -30,6 +30,9 @@ CABLES_PER_BATCH = 256  # each needs its peer's namespace open
 SPARE_FDS = 64
 
 
+Progress = Callable[[int], None]  # told how many more operations are done
+
+
 def no_progress(done: int) -> None:
     """Report progress to nobody."""
 
@@ -41,6 +44,7 @@ class LinuxKernel:
         self._runtime = runtime
         self._sockets: dict[Netns, Socket] = {}
         self._indexes: dict[Netns, Indexes] = {}
+        self._progress: Progress = no_progress
 
     def __enter__(self) -> LinuxKernel:
         return self
@@ -69,12 +73,11 @@ class LinuxKernel:
                 foreign[name] = found.foreign
         return State(objects, foreign)
 
-    def apply(self, ops: Iterable[Op], progress: Callable[[int], None] = no_progress) -> None:
+    def apply(self, ops: Iterable[Op], progress: Progress = no_progress) -> None:
         """Carry operations out, phase by phase. Raises KernelError at the first that is refused."""
+        self._progress = progress
         for stage, group in groupby(ops, key=_stage):
-            batch = list(group)
-            self._run(stage, batch)
-            progress(len(batch))
+            self._run(stage, list(group))
 
     def remove(self, lab: str) -> list[str]:
         """End a lab's processes, drop all its namespaces at once, and wait until the kernel has let go of them.
@@ -115,8 +118,11 @@ class LinuxKernel:
                 sysctl.write((op.netns, op.new) for op in ops if isinstance(op.new, Sysctl))
             case Phase.CABLE:
                 self._connect(ops)
+                return
             case _:
                 self._send_each(ops)
+                return
+        self._progress(len(ops))
 
     def _keep_processes(self, ops: list[Op]) -> None:
         """Hand each lab's supervisor what stops and what starts."""
@@ -170,6 +176,7 @@ class LinuxKernel:
         self._open(by_netns)
         for name, group in by_netns.items():
             self._send(name, [(message, op) for op in group for message in messages(op, self._indexes, fds or {})])
+            self._progress(len(group))
 
     def _send(self, name: Netns, batch: list[tuple[Message, Op]]) -> None:
         for failure in self._sockets[name].request([message for message, _ in batch]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 
 from netlab.errors import KernelError
 from netlab.kernel import netns
@@ -34,14 +33,17 @@ def read(like: Objects) -> dict[Netns, set[Sysctl]]:
     """Read the settings that `like` names, in each of its namespaces. One that does not exist is left out."""
 
     def read_all(name: Netns) -> set[Sysctl]:
-        found = set()
-        for entry in like[name]:
-            if isinstance(entry, Sysctl):
-                try:
-                    value = Path(ROOT + entry.path).read_text().strip()
-                except FileNotFoundError:
-                    continue
-                found.add(Sysctl(entry.path, value, entry.dev))
-        return found
+        wanted = [entry for entry in like[name] if isinstance(entry, Sysctl)]
+        values = [(entry, _find_value(entry.path)) for entry in wanted]
+        return {Sysctl(entry.path, value, entry.dev) for entry, value in values if value is not None}
 
     return netns.call_each(like, read_all)
+
+
+def _find_value(path: str) -> str | None:
+    try:
+        with open(ROOT + path) as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        # a kernel that was booted with ipv6.disable=1 has no such setting, and needs none
+        return "1" if path.endswith("/disable_ipv6") else None

@@ -137,7 +137,7 @@ def test_a_container_finds_its_pod(place: Place) -> None:
     script = """
         hostname; cat /etc/hosts /etc/resolv.conf; ls /sys/class/net; pwd; readlink /proc/self/fd/0
         echo $NETLAB_LAB $NETLAB_POD $NETLAB_CONTAINER $HOSTNAME $COLOUR; ls /proc/self/fd
-        grep /run/netns /proc/mounts; echo to-stderr >&2
+        grep $NETLAB_LAB /proc/mounts; echo to-stderr >&2
     """
     text = place.report_of("web", ("sh", "-c", script), env=(("COLOUR", "red"),), working_dir="/tmp")
     assert text.split() == [
