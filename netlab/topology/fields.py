@@ -19,6 +19,7 @@ from netlab.topology.model import Address, Network
 
 NODES_MAX = 10_000
 PODS_MAX = 100_000
+ONE_PER_FAMILY_MAX = 8  # more are not even looked at
 MTU_MAX = 65535  # of veth and bridge (linux/if_ether.h: ETH_MAX_MTU)
 MTU_MIN = 576  # RFC 791: what every IPv4 host must accept
 MTU_MIN_IPV6 = 1280  # RFC 8200 section 5
@@ -131,9 +132,12 @@ def _special(place: Address | Network) -> str:
 
 def _one_or_more(value: Any) -> Any:
     """Make a list of one text, of `a,b` and of a list."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
-    return value if isinstance(value, list) else not_a("a text or a list")
+    values = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(values, list):
+        not_a("a text or a list")
+    if len(values) > ONE_PER_FAMILY_MAX:
+        refuse(f"has {len(values)} values; at most one of each IP version is allowed")
+    return values
 
 
 def _one_per_family(values: list[Any]) -> list[Any]:

@@ -74,9 +74,11 @@ def validate(document: Document) -> Partial:
     except ValidationError as exc:
         errors = exc.errors(include_url=False, include_input=False)
         partial.findings = list(diagnose.findings(errors, document))
-    if errors or document.doubtful:
+    if len(errors) >= diagnose.FINDINGS_MAX:
+        partial.spec = _nothing(partial)
+    elif errors or document.doubtful:
         raw = deepcopy(raw)
-        for loc in document.doubtful:
+        for loc in document.doubtful[: diagnose.FINDINGS_MAX]:
             _leave_out(raw, _numbered(loc, document.value), partial)
         for error in errors:
             _mend(raw, error, document)
@@ -92,6 +94,11 @@ def _validate_rest(raw: Raw, partial: Partial) -> TopologyFile:
         except ValidationError as exc:
             for error in exc.errors(include_url=False, include_input=False):
                 _leave_out(raw, diagnose.file_loc(error["loc"]), partial)
+    return _nothing(partial)
+
+
+def _nothing(partial: Partial) -> TopologyFile:
+    """Leave everything out."""
     partial.broken |= set(partial.order)
     for section in MEMBER_SECTIONS:
         partial.lost_names[section].add("")
