@@ -211,7 +211,9 @@ class Lab:
 
         files = etc_files(self.topology, self.snapshot, member)
         env = {"NETLAB_LAB": self.name, "NETLAB_MEMBER": member}
-        return Place(self.netns(member), files.hosts, files.resolv_conf, hostname=member, env=env)
+        pod = self.topology.find_pod(member)
+        hostname = pod.node if pod and pod.host_network else member
+        return Place(self.netns(member), files.hosts, files.resolv_conf, hostname, env)
 
     def exec(
         self, member: str, argv: Sequence[str], *, stdin: str | None = None, timeout: float | None = None

@@ -68,6 +68,19 @@ def _view(lab: Lab, status: Status) -> dict[str, Any]:
         "up": bool(status.state.objects),
         "nodes": nodes,
         "pods": pods,
+        "containers": [
+            {
+                "pod": entry.process.pod,
+                "container": entry.process.name,
+                "state": entry.life,
+                "pid": entry.pid,
+                "restarts": entry.restarts,
+                "exitStatus": entry.exit_status,
+                "signal": entry.signal,
+                "reason": entry.reason,
+            }
+            for entry in lab.processes()
+        ],
         "refusals": [f"{member_of(entry.netns)}: {entry.what}: {entry.why}" for entry in status.plan.refusals],
         "drift": [str(entry) for entry in differences(status.drift)],
         "foreign": [
@@ -93,9 +106,13 @@ def _print(shown: dict[str, Any]) -> None:
     if pods:
         click.echo()
         print_table(("POD", "NODE", "ADDRESS", "STATE"), pods)
-    if len(shown["nodes"]) <= FEW_NODES:
+    if shown["containers"]:
         click.echo()
-        print_table(("NODE", "ROUTE"), [(row["node"], route) for row in shown["nodes"] for route in row["routes"]])
+        print_table(("POD", "CONTAINER", "STATE", "PID", "RESTARTS"), [_container(row) for row in shown["containers"]])
+    routes = [(row["node"], route) for row in shown["nodes"] for route in row["routes"]]
+    if routes and len(shown["nodes"]) <= FEW_NODES:
+        click.echo()
+        print_table(("NODE", "ROUTE"), routes)
     for title, key in (("left out by design", "refusals"), ("made by somebody else, left alone", "foreign")):
         if shown[key]:
             click.echo(f"\n{title}:")
@@ -107,3 +124,12 @@ def _print(shown: dict[str, Any]) -> None:
             click.echo(f"  {line}")
     else:
         click.echo("\ndrift: none")
+
+
+def _container(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return a container's cells; one that does not run says why."""
+    last = f"exit {row['exitStatus']}" if row["exitStatus"] is not None else row["reason"]
+    if row["signal"] is not None:
+        last = f"signal {row['signal']}"
+    state = row["state"] if row["pid"] or not last else f"{row['state']} ({row['reason'] or last})"
+    return row["pod"], row["container"], state, str(row["pid"] or "-"), str(row["restarts"])

@@ -62,7 +62,7 @@ def _print_commands(outcome: Outcome, output: str) -> None:
 
 def _report(lab: Lab, outcome: Outcome, output: str) -> None:
     """Say what was done."""
-    from netlab.plan.summary import FEW, summarize
+    from netlab.plan.summary import FEW, numbered, summarize
 
     if output == "json":
         print_json(_json(lab, outcome))
@@ -70,7 +70,7 @@ def _report(lab: Lab, outcome: Outcome, output: str) -> None:
     for refusal in outcome.plan.refusals:
         click.echo(f"left out: {refusal.what}: {refusal.why}", err=True)
     topology = lab.topology
-    size = f"{len(topology.nodes)} nodes, {len(topology.pods)} pods, {topology.backend.type}"
+    size = f"{numbered(len(topology.nodes), 'node')}, {numbered(len(topology.pods), 'pod')}, {topology.backend.type}"
     if not outcome.ops:
         click.echo(f"{lab.name}: nothing to do ({size})")
         return

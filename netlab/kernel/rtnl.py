@@ -36,6 +36,7 @@ FAMILY = {4: AF_INET, 6: AF_INET6}
 IFF_UP = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 10, 12
 IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 27, 28, 29
+IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BRPORT_MODE = 4  # hairpin
 VETH_INFO_PEER = 1
@@ -70,16 +71,23 @@ def _flags(link: Link) -> int:
 # --- links -----------------------------------------------------------------------------------------------------------
 
 
+# A veth end is made with a queue for each processor and cut down to one, which waits for an RCU grace period; asked for
+# one, it is not (drivers/net/veth.c: veth_init_queues). That is most of the time that a cable takes.
+_ONE_QUEUE = attribute_u32(IFLA_NUM_TX_QUEUES, 1) + attribute_u32(IFLA_NUM_RX_QUEUES, 1)
+
+
 def create_veth(link: Veth, index: int, master: int, peer: Veth, peer_index: int, peer_fd: int) -> Message:
     """Make a cable: this end with its master and state, the other end placed, still down, in its own namespace."""
     other = (
         _IFINFO.pack(0, 0, peer_index, 0, 0)
         + _common(peer.name, peer.mtu, peer.mac)
+        + _ONE_QUEUE
         + attribute_u32(IFLA_NET_NS_FD, peer_fd)
     )
     body = (
         _IFINFO.pack(0, 0, index, _flags(link), _flags(link))
         + _common(link.name, link.mtu, link.mac)
+        + _ONE_QUEUE
         + (attribute_u32(IFLA_MASTER, master) if master else b"")
         + _linkinfo("veth", attribute(VETH_INFO_PEER, other))
     )
@@ -87,8 +95,8 @@ def create_veth(link: Veth, index: int, master: int, peer: Veth, peer_index: int
 
 
 def create_bridge(link: Bridge, index: int) -> list[Message]:
-    """Make a bridge, then set its MTU: one given at creation is lost when the first port joins."""
-    body = _IFINFO.pack(0, 0, index, _flags(link), _flags(link)) + _common(link.name, link.mtu, link.mac)
+    """Make a bridge, then set its MTU: only one that is changed by hand outlives ports that join and leave."""
+    body = _IFINFO.pack(0, 0, index, _flags(link), _flags(link)) + _common(link.name, None, link.mac)
     return [Message(RTM_NEWLINK, NEW, body + _linkinfo("bridge", b"")), set_link(index, mtu=link.mtu)]
 
 
@@ -157,9 +165,9 @@ def delete_group(group: int) -> Message:
     return Message(RTM_DELLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0) + attribute_u32(IFLA_GROUP, group))
 
 
-def _common(name: str, mtu: int, mac: str) -> bytes:
-    packed = attribute_text(IFLA_IFNAME, name) + attribute_u32(IFLA_MTU, mtu)
-    packed += attribute_u32(IFLA_GROUP, names.LINK_GROUP)
+def _common(name: str, mtu: int | None, mac: str) -> bytes:
+    packed = attribute_text(IFLA_IFNAME, name) + attribute_u32(IFLA_GROUP, names.LINK_GROUP)
+    packed += b"" if mtu is None else attribute_u32(IFLA_MTU, mtu)
     return packed + attribute(IFLA_ADDRESS, _mac(mac)) if mac else packed
 
 

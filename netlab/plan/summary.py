@@ -12,18 +12,18 @@ from netlab.plan.text import command
 
 FEW = 12  # up to so many operations are listed one by one
 WORDS = {
-    "Loopback": "loopbacks",
-    "Veth": "cables",
-    "Bridge": "bridges",
-    "Vxlan": "VXLAN devices",
-    "Ipip": "IPIP devices",
-    "Addr": "addresses",
-    "Route": "routes",
-    "Neighbor": "neighbors",
-    "FdbEntry": "FDB entries",
-    "Sysctl": "settings",
-    "Ruleset": "rulesets",
-    "Process": "processes",
+    "Loopback": "loopback",
+    "Veth": "cable",
+    "Bridge": "bridge",
+    "Vxlan": "VXLAN device",
+    "Ipip": "IPIP device",
+    "Addr": "address",
+    "Route": "route",
+    "Neighbor": "neighbor",
+    "FdbEntry": "FDB entry",
+    "Sysctl": "setting",
+    "Ruleset": "ruleset",
+    "Process": "process",
 }
 VERBS = {Action.CREATE: "make", Action.CHANGE: "change", Action.DELETE: "delete"}
 
@@ -53,13 +53,22 @@ def _counts(ops: tuple[Op, ...]) -> Iterator[str]:
             kinds[VERBS[op.action], WORDS.get(type(entry).__name__, type(entry).__name__)] += 1
     made, gone = spaces[Action.ADD_NETNS], spaces[Action.DELETE_NETNS]
     for verb in ("delete", "change", "make"):
-        found = [f"{count} {kind}" for (v, kind), count in sorted(kinds.items()) if v == verb]
+        found = [numbered(count, kind) for (v, kind), count in sorted(kinds.items()) if v == verb]
         if verb == "delete" and gone:
-            found.insert(0, f"{gone} namespaces")
+            found.insert(0, numbered(gone, "namespace"))
         if verb == "make" and made:
-            found.insert(0, f"{made} namespaces")
+            found.insert(0, numbered(made, "namespace"))
         if found:
             yield f"{verb}: {', '.join(found)}"
+
+
+def numbered(count: int, word: str) -> str:
+    """Return a count with its word in the right number: 1 bridge, 2 bridges, 2 addresses, 2 entries."""
+    if count == 1:
+        return f"1 {word}"
+    if word.endswith("y"):
+        return f"{count} {word[:-1]}ies"
+    return f"{count} {word}{'es' if word.endswith('s') else 's'}"
 
 
 def member_of(netns: str) -> str:

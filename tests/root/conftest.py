@@ -13,7 +13,7 @@ from pyroute2 import IPRoute
 from netlab.kernel import netns
 from netlab.names import NETNS_DIR
 
-VOLATILE = {"IFLA_STATS", "IFLA_STATS64", "RTA_CACHEINFO", "IFA_CACHEINFO", "RTA_EXPIRES", "IFLA_INET6_STATS"}
+VOLATILE = {"IFLA_STATS", "IFLA_STATS64", "RTA_CACHEINFO", "IFA_CACHEINFO", "RTA_EXPIRES", "IFLA_AF_SPEC"}
 
 
 def pytest_configure() -> None:

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Container, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -49,174 +51,8 @@ LEVEL = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
 ICMP_PROTOCOL = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 
 MULTICAST_MACS = ("01:00:5e:", "33:33:")  # IGMP, MLD, neighbour discovery
-OUT, IN = "out", "in"  # as the tapped interface sees it
 ANSWERS = ("reply", "error")
 ANYTHING = ("request", *ANSWERS, "other")
-
-
-# --- namespaces ------------------------------------------------------------------------------------------------------
-
-
-def netns_of(lab: Lab, member: str) -> str:
-    """Return the namespace of a pod, node or router, or of the fabric."""
-    return names.fabric(lab.name) if member == "fabric" else lab.netns(member)
-
-
-def inside(lab: Lab, member: str, ask: Callable[[IPRoute], Any]) -> Any:
-    """Ask the kernel of a member's namespace by pyroute2, which is an observer independent of netlab's own codec."""
-
-    def asked() -> Any:
-        with IPRoute() as ipr:
-            return ask(ipr)
-
-    return netns.call(netns_of(lab, member), asked)
-
-
-def run(lab: Lab, member: str, command: str) -> str:
-    """Run a command line in a member's namespace and return its output; it must succeed."""
-    done = lab.exec(member, ["sh", "-c", command])
-    assert done.returncode == 0, f"{member}: {command}: {done.stderr}"
-    return done.stdout
-
-
-def macs(lab: Lab, member: str) -> dict[str, str]:
-    """Return the MAC address of each interface, as the kernel has it."""
-    return inside(lab, member, lambda ipr: {link.get("ifname"): link.get("address") for link in ipr.get_links()})
-
-
-# --- what a packet should look like ----------------------------------------------------------------------------------
-
-
-class Header(NamedTuple):
-    """An Ethernet header and the IP header in it: sources first."""
-
-    macs: tuple[str, str]
-    ips: tuple[str, str]
-    ttl: int
-
-
-class Hop(NamedTuple):
-    """A packet at a tap: which way it went, and its headers, outermost first (two in a tunnel)."""
-
-    tap: str
-    way: str
-    headers: tuple[Header, ...]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One end of a journey: a pod and its node, with the addresses that the kernel gave them."""
-
-    pod: str
-    node: str
-    port: str
-    pod_ip: str
-    node_ip: str
-    vtep: str
-    pod_mac: str
-    bridge_mac: str
-    vtep_mac: str
-    uplink_mac: str
-
-    @classmethod
-    def of(cls, lab: Lab, pod: str, version: int = 4) -> Side:
-        """Describe a pod of a running lab."""
-        found = lab.topology.find_pod(pod)
-        assert found is not None
-        node, vni = found.node, getattr(lab.topology.backend, "vni", 1)
-        vtep = f"flannel.{vni}" if version == 4 else f"flannel-v6.{vni}"
-        mine = macs(lab, node)
-        return cls(
-            pod=pod,
-            node=node,
-            port=names.pod_port(pod, node),
-            pod_ip=address(lab, pod, version),
-            node_ip=address(lab, node, version),
-            vtep=vtep,
-            pod_mac=macs(lab, pod)["eth0"],
-            bridge_mac=mine["cni0"],
-            vtep_mac=mine.get(vtep, ""),
-            uplink_mac=mine["eth0"],
-        )
-
-
-def address(lab: Lab, member: str, version: int = 4) -> str:
-    """Return a member's address of an IP version."""
-    return next(str(found) for found in lab.addresses(member) if found.version == version)
-
-
-def over_bridge(src: Side, dst: Side) -> list[Hop]:
-    """Return the hops between two pods of one node: one frame all the way, its MACs and its TTL untouched."""
-    frame = (Header((src.pod_mac, dst.pod_mac), (src.pod_ip, dst.pod_ip), 64),)
-    return [
-        Hop(f"{src.pod} eth0", OUT, frame),
-        Hop(f"{src.node} {src.port}", IN, frame),
-        Hop(f"{dst.node} {dst.port}", OUT, frame),
-        Hop(f"{dst.pod} eth0", IN, frame),
-    ]
-
-
-def _from_pod(src: Side, dst: Side) -> list[Hop]:
-    """Return the hops from a pod to its node, which routes."""
-    frame = (Header((src.pod_mac, src.bridge_mac), (src.pod_ip, dst.pod_ip), 64),)
-    return [
-        Hop(f"{src.pod} eth0", OUT, frame),
-        Hop(f"{src.node} {src.port}", IN, frame),
-        Hop(f"{src.node} cni0", IN, frame),
-    ]
-
-
-def _to_pod(src: Side, dst: Side) -> list[Hop]:
-    """Return the hops from a node to its pod, after both nodes have routed."""
-    frame = (Header((dst.bridge_mac, dst.pod_mac), (src.pod_ip, dst.pod_ip), 62),)
-    return [
-        Hop(f"{dst.node} cni0", OUT, frame),
-        Hop(f"{dst.node} {dst.port}", OUT, frame),
-        Hop(f"{dst.pod} eth0", IN, frame),
-    ]
-
-
-def on_wire(src: Side, dst: Side, *headers: Header) -> list[Hop]:
-    """Return the hops between two nodes of one segment."""
-    return [
-        Hop(f"{src.node} eth0", OUT, headers),
-        Hop(f"fabric {src.node}-eth0", IN, headers),
-        Hop(f"fabric {dst.node}-eth0", OUT, headers),
-        Hop(f"{dst.node} eth0", IN, headers),
-    ]
-
-
-def by_route(src: Side, dst: Side) -> list[Hop]:
-    """Return the hops between pods of two nodes on one segment without a tunnel: the peer node is the next hop."""
-    bare = Header((src.uplink_mac, dst.uplink_mac), (src.pod_ip, dst.pod_ip), 63)
-    return [*_from_pod(src, dst), *on_wire(src, dst, bare), *_to_pod(src, dst)]
-
-
-def by_vxlan(src: Side, dst: Side, wire: list[Hop] | None = None) -> list[Hop]:
-    """Return the hops between pods of two nodes through VXLAN; `wire` stands in for one segment's."""
-    outer, inner = outer_header(src, dst), inner_header(src, dst)
-    return [
-        *_from_pod(src, dst),
-        Hop(f"{src.node} {src.vtep}", OUT, (inner,)),
-        *(wire or on_wire(src, dst, outer, inner)),
-        Hop(f"{dst.node} {dst.vtep}", IN, (inner,)),
-        *_to_pod(src, dst),
-    ]
-
-
-def outer_header(src: Side, dst: Side) -> Header:
-    """Return the outer headers between two nodes of one segment."""
-    return Header((src.uplink_mac, dst.uplink_mac), (src.node_ip, dst.node_ip), 64)
-
-
-def inner_header(src: Side, dst: Side) -> Header:
-    """Return the inner headers: from VTEP to VTEP, after one node has routed."""
-    return Header((src.vtep_mac, dst.vtep_mac), (src.pod_ip, dst.pod_ip), 63)
-
-
-def taps_of(hops: Iterable[Hop]) -> list[str]:
-    """Return where the hops are seen."""
-    return [hop.tap for hop in hops]
 
 
 # --- what was seen ---------------------------------------------------------------------------------------------------
@@ -398,13 +234,18 @@ def ping(lab: Lab, source: str, target: str, *, size: int = ECHO_SIZE, bind: str
     return cookie
 
 
-def send_udp(lab: Lab, source: str, target: str, *, source_port: int, port: int = 9) -> bytes:
-    """Send one UDP datagram and return the cookie in it."""
-    cookie = os.urandom(COOKIE_BYTES)
+def send_udp(
+    lab: Lab, source: str, target: str, *, port: int = 9, payload: bytes = b"", bind: str = "", source_port: int = 0
+) -> bytes:
+    """Send one UDP datagram, by default with a cookie in it, and return its payload. To multicast by eth0."""
+    payload = payload or os.urandom(COOKIE_BYTES)
     with _open(lab, source, version_of(target), socket.SOCK_DGRAM, 0) as opened:
-        opened.bind(("", source_port))
-        opened.sendto(cookie, (target, port))
-    return cookie
+        opened.bind((bind, source_port))
+        if ip_address(target).is_multicast:
+            eth0 = inside(lab, source, lambda ipr: ipr.link_lookup(ifname="eth0")[0])
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=4x4xi", eth0))  # ip_mreqn
+        opened.sendto(payload, (target, port))
+    return payload
 
 
 def send_frame(lab: Lab, source: str, frame: bytes) -> None:

@@ -166,3 +166,10 @@ def echo(process: subprocess.Popen[str], word: str) -> str:
     process.stdin.write(word + "\n")
     process.stdin.flush()
     return process.stdout.readline().strip()
+
+
+def test_a_bridge_keeps_its_mtu_when_its_last_port_leaves(lab: Lab) -> None:
+    """The kernel resets a bridge's MTU with its ports unless it was set after creation, to another value."""
+    for pod in ("p-1", "p-4"):
+        ip(pod, "ip link del eth0")
+    assert not [d for d in differences(lab.status().drift) if "cni0" in str(d)]

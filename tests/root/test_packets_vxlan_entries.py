@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
 from scapy.layers.inet import ICMP, IP
-from scapy.layers.l2 import ARP
+from scapy.layers.l2 import ARP, Ether
+from scapy.layers.vxlan import VXLAN
+from scapy.packet import Raw
 
 from netlab.lab import Lab
 from netlab.plan.objects import FdbEntry, Neighbor, Object, Route, Vxlan
+from netlab.topology.model import Node, Role, VxlanBackend
 from tests.labs import topology
-from tests.root.sniff import IN, OUT, Side, Taps, address, by_vxlan, inside, macs, ping, run, taps_of
+from tests.root.sniff import IN, OUT, Side, Taps, address, by_vxlan, inside, macs, ping, run, send_udp, taps_of
 
 pytestmark = pytest.mark.root
 
@@ -21,6 +25,7 @@ pytestmark = pytest.mark.root
 NUD_PERMANENT, NTF_SELF, RTNH_F_ONLINK = 0x80, 0x02, 0x04
 NETLAB_ROUTES = 110  # the route protocol that marks netlab's
 PEERS = ("n2", "n3")
+STRANGE_MAC = "02:00:00:00:00:99"
 
 
 # --- what the kernel holds, by an independent observer ---------------------------------------------------------------
@@ -92,6 +97,21 @@ def _entries(ipr: IPRoute, device: str, version: int) -> tuple[set[Any], set[Any
     return neighbors, fdb, routes
 
 
+@pytest.mark.parametrize("learning", [False, True], ids=["flannel", "learning"])
+def test_a_vtep_learns_from_received_frames_only_where_it_is_told_to(learning: bool) -> None:
+    base = topology("tplearn", nodes=1, pods=1, backend=VxlanBackend(learning=learning))
+    with Lab(replace(base, nodes=(*base.nodes, Node("stranger", "underlay", Role.EXTERNAL)))) as lab:
+        cookie = os.urandom(8)
+        inner = Ether(src=STRANGE_MAC, dst=macs(lab, "n1")["flannel.1"], type=0x88B5) / Raw(cookie)
+        with Taps(lab, "n1 flannel.1") as taps:
+            send_udp(lab, "stranger", address(lab, "n1"), port=8472, payload=bytes(VXLAN(flags=0x08, vni=1) / inner))
+            taps.wait_for("n1 flannel.1", IN, cookie)
+        fdb = inside(lab, "n1", lambda ipr: _entries(ipr, "flannel.1", 4)[1])
+        assert {(mac, dst) for mac, dst, *_ in fdb} == (
+            {(STRANGE_MAC, address(lab, "stranger"))} if learning else set()
+        )
+
+
 # --- one fault at a time ---------------------------------------------------------------------------------------------
 
 
@@ -122,14 +142,14 @@ FAULTS = (
     Fault(
         "a neighbour entry with a wrong MAC",
         "n1",
-        "ip neigh replace 10.244.2.0 lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent",
+        "ip neigh replace 10.244.2.0 lladdr {strange} dev flannel.1 nud permanent",
         "n1 flannel.1",
         (Neighbor,),
     ),
     Fault(
         "another MAC of the peer's VTEP",  # as udev did: flannel issue 1155
         "n2",
-        "ip link set flannel.1 address 02:00:00:00:00:99",
+        "ip link set flannel.1 address {strange}",
         "n2 flannel.1",
         (Vxlan, Neighbor),  # the kernel forgets the neighbours on a device whose MAC changes
     ),
@@ -141,7 +161,7 @@ FAULTS = (
 def test_a_fault_stops_packets_where_it_is_and_up_repairs_it(fault: Fault) -> None:
     with Lab(topology("tpbreak")) as lab:
         one, two = Side.of(lab, "p-1"), Side.of(lab, "p-2")
-        values = {"vtep": two.vtep_mac, "n2": two.node_ip, "n3": address(lab, "n3")}
+        values = {"vtep": two.vtep_mac, "n2": two.node_ip, "n3": address(lab, "n3"), "strange": STRANGE_MAC}
         run(lab, fault.member, fault.command.format(**values))
         with Taps(lab, *TAPS) as taps:
             cookie = ping(lab, "p-1", two.pod_ip)

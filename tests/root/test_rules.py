@@ -12,7 +12,7 @@ from netlab.lab import Lab
 from netlab.plan.objects import Ruleset
 from netlab.topology.model import Netfilter, Node, Role, Topology
 from tests.labs import topology
-from tests.root.sniff import IN, Side, Taps, address, ping, run
+from tests.root.sniff import IN, OUT, Side, Taps, address, ping, run, send_udp
 
 pytestmark = pytest.mark.root
 
@@ -208,6 +208,14 @@ def _want(lab: Lab, row: Row, version: int) -> Seen:
     target = address(lab, row.target, version)
     answered = seen if row.source == "n1" else address(lab, row.source, version)  # n1 sees it before its own NAT
     return row, [(seen, target)], [(target, answered)]
+
+
+@BOTH
+def test_multicast_keeps_its_source(netfilter: Netfilter) -> None:
+    with Lab(with_client("tpmcast", netfilter)) as lab, Taps(lab, "n1 eth0") as taps:
+        cookie = send_udp(lab, "n1", "224.1.1.1", bind="10.244.1.1")
+        (header,) = taps.wait_for("n1 eth0", OUT, cookie).hop.headers
+        assert header.ips == ("10.244.1.1", "224.1.1.1")
 
 
 @BOTH
