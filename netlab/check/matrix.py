@@ -21,7 +21,7 @@ from netlab import names
 from netlab.check.model import Answer, Finding, Member, Outcome, Probe, Report, Result, Selection, Verdict
 from netlab.check.sample import spread
 from netlab.errors import StoreError, UsageError
-from netlab.plan.underlay import first_hops, router_address
+from netlab.plan.underlay import router_address
 from netlab.store.store import Snapshot
 from netlab.topology.model import (
     Address,
@@ -29,7 +29,6 @@ from netlab.topology.model import (
     Check,
     Expect,
     HostGwBackend,
-    IpipBackend,
     Node,
     Pod,
     Router,
@@ -119,9 +118,9 @@ def _count(sources: Sequence[Member], targets: Sequence[Member]) -> int:
 
 
 def _pair(topology: Topology, source: Member, target: Member) -> Iterator[Probe]:
+    why = by_design(topology, source, target)
     for address in target.addresses:
         if address.version in source.versions:
-            why = by_design(topology, source, target, address.version)
             yield Probe(source, target, address.version, address, by_design=why)
 
 
@@ -163,24 +162,20 @@ def _stranger(text: str) -> Member | None:
 # --- what is expected ------------------------------------------------------------------------------------------------
 
 
-def by_design(topology: Topology, source: Member, target: Member, version: int) -> str:
+def by_design(topology: Topology, source: Member, target: Member) -> str:
     """Say why the backend cannot let one member reach another; empty where it can.
 
     A node's own address is on the underlay: a pod reaches it by masquerading, whatever the backend (facts.md 9.3).
     """
-    if source.node == target.node:
+    if source.node == target.node or not (source.on_pod_network or target.on_pod_network):
         return ""
-    if source.segment != target.segment and target.segment not in first_hops(topology, source.segment):
-        return f"no router leads from segment {source.segment} to segment {target.segment}"
-    if not (source.on_pod_network or target.on_pod_network):
-        return ""
-    cannot = _limit_of_backend(topology, source, target, version)
+    cannot = _limit_of_backend(topology, source, target)
     if not cannot or target.on_pod_network:
         return cannot
     return "" if topology.ip_masq else f"{cannot}, and without ipMasq no answer finds its way back to the pod"
 
 
-def _limit_of_backend(topology: Topology, source: Member, target: Member, version: int) -> str:
+def _limit_of_backend(topology: Topology, source: Member, target: Member) -> str:
     """Say why a backend cannot carry pods' packets between two nodes; empty where it can."""
     match topology.backend:
         case BridgeBackend():
@@ -188,8 +183,6 @@ def _limit_of_backend(topology: Topology, source: Member, target: Member, versio
         case HostGwBackend() if source.segment != target.segment:
             one, other = sorted((source.segment, target.segment))
             return f"host-gw needs the next hop on the same link, and {one} and {other} are two"
-        case IpipBackend() if version == 6:
-            return "the ipip backend carries IPv4 only"
     return ""
 
 

@@ -118,25 +118,31 @@ def diff(state: Objects, plan: Objects) -> list[Op]:
 
 def _links_to_delete(state: Objects, plan: Objects) -> dict[Netns, frozenset[Link]]:
     """Choose the links that must go: unwanted, of another make, or one end of a cable whose other end is missing."""
+    present = _links_by_name(state)
     doomed: dict[Netns, frozenset[Link]] = {}
-    for netns, objects in state.items():
-        wanted = {entry.key: entry for entry in plan.get(netns, ()) if isinstance(entry, LINKS)}
-        links = (entry for entry in objects if isinstance(entry, LINKS))
-        found = frozenset(link for link in links if not _may_stay(link, wanted.get(link.key), state))
+    for netns, links in present.items():
+        wanted = {entry.name: entry for entry in plan.get(netns, ()) if isinstance(entry, LINKS)}
+        found = frozenset(link for link in links.values() if not _may_stay(link, wanted.get(link.name), present))
         if found:
             doomed[netns] = found
     return doomed
 
 
-def _may_stay(link: Link, wanted: Object | None, state: Objects) -> bool:
-    return wanted is not None and _can_become(link, wanted) and not _is_cut(wanted, state)
+def _links_by_name(objects: Objects) -> dict[Netns, dict[str, Link]]:
+    """Return each namespace's links by name."""
+    return {
+        netns: {entry.name: entry for entry in entries if isinstance(entry, LINKS)}
+        for netns, entries in objects.items()
+    }
 
 
-def _is_cut(wanted: Object, state: Objects) -> bool:
+def _may_stay(link: Link, wanted: Link | None, present: Mapping[Netns, Mapping[str, Link]]) -> bool:
+    return wanted is not None and _can_become(link, wanted) and not _is_cut(wanted, present)
+
+
+def _is_cut(wanted: Link, present: Mapping[Netns, Mapping[str, Link]]) -> bool:
     """Say whether a wanted cable's other end is not there."""
-    if not isinstance(wanted, Veth):
-        return False
-    return all(entry.key != ("link", wanted.peer.name) for entry in state.get(wanted.peer.netns, ()))
+    return isinstance(wanted, Veth) and wanted.peer.name not in present.get(wanted.peer.netns, {})
 
 
 def _can_become(old: Object, new: Object) -> bool:
@@ -170,11 +176,13 @@ def _released(entry: Object, names: set[str]) -> Object:
 
 def _differences(netns: Netns, have: frozenset[Object], want: frozenset[Object]) -> Iterator[Op]:
     """Compare one namespace's surviving objects with the wanted ones, cables apart."""
-    wanted = {entry.key: entry for entry in want}
+    if have == want:
+        return
     versions: dict[Key, list[Object]] = {}
     for entry in have - want:
         versions.setdefault(entry.key, []).append(entry)
-    present = {entry.key for entry in have & want}
+    wanted = {entry.key: entry for entry in want} if versions else {}
+    present = {entry.key for entry in have & want} if versions else set()
     for key, old in versions.items():
         keep = None if key in present or key not in wanted else old.pop()
         yield from (Op(_undo_phase(entry), Action.DELETE, netns, old=entry) for entry in old)
@@ -189,7 +197,9 @@ def _differences(netns: Netns, have: frozenset[Object], want: frozenset[Object])
     lost = {entry.dev for entry in have - want if isinstance(entry, Addr)}
     for entry in want:
         again = isinstance(entry, (Route, Neighbor)) and entry.dev in lost
-        if (entry not in have or again) and entry.key not in versions and not isinstance(entry, Veth):
+        if isinstance(entry, Veth) or not (again or entry not in have):
+            continue
+        if not versions or entry.key not in versions:
             yield Op(_phase(entry), Action.CREATE, netns, new=entry)
 
 
@@ -215,12 +225,14 @@ def _undo_phase(entry: Object) -> Phase:
 
 def _cables(left: Mapping[Netns, frozenset[Object]], plan: Objects) -> Iterator[Op]:
     """Make each missing cable once, from the end that joins a bridge, and then configure what creation cannot."""
-    for netns, objects in plan.items():
-        present = {entry.key for entry in left.get(netns, ())}
-        for end in objects:
-            if not isinstance(end, Veth) or end.key in present:
+    present, ends = _links_by_name(left), _links_by_name(plan)
+    for netns, links in ends.items():
+        for end in links.values():
+            if not isinstance(end, Veth) or end.name in present.get(netns, {}):
                 continue
-            other = _other_end(end, plan)
+            other = ends[end.peer.netns].get(end.peer.name)
+            if not isinstance(other, Veth):
+                raise KeyError(f"the plan holds one end of a cable only: {end}")
             if (end.master is None, netns, end.name) < (other.master is None, end.peer.netns, other.name):
                 yield Op(Phase.CABLE, Action.CREATE, netns, new=end, peer=other)
                 born = replace(end, hairpin=False)
@@ -228,10 +240,3 @@ def _cables(left: Mapping[Netns, frozenset[Object]], plan: Objects) -> Iterator[
                 born = replace(end, hairpin=False, up=False, master=None)
             if born != end:
                 yield Op(Phase.CONFIGURE, Action.CHANGE, netns, new=end, old=born)
-
-
-def _other_end(end: Veth, plan: Objects) -> Veth:
-    for entry in plan[end.peer.netns]:
-        if isinstance(entry, Veth) and entry.name == end.peer.name:
-            return entry
-    raise KeyError(f"the plan holds one end of a cable only: {end}")

@@ -7,6 +7,7 @@ given what another may keep.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from netlab.store.store import Lease, Snapshot
@@ -85,14 +86,19 @@ def _grant(wishes: list[_Wish], pools: dict[Network, Pool], taken: set[Address])
 
 
 def _pod_cidrs(topology: Topology, held: Snapshot) -> dict[str, tuple[Network, ...]]:
-    """Give each node a podCIDR per family; what is held and still fits is kept."""
+    """Give each node a podCIDR per family: the one of its pods' chosen addresses, else the one it holds, else any."""
     granted: dict[str, dict[Network, Network]] = {node.name: {} for node in topology.cluster_nodes}
     taken: set[Network] = set()
     for cluster in topology.cluster_cidrs:
         length = topology.node_mask(cluster.version)
+        for pod in topology.pods:
+            for address in pod.addresses:
+                if address in cluster:
+                    granted[pod.node][cluster] = ip_network((address, length), strict=False)
+        taken |= {found[cluster] for found in granted.values() if cluster in found}
         for name, found in granted.items():
             old = held.leases[name].pod_cidr(cluster.version) if name in held.leases else None
-            if old and old not in taken and fits(old, cluster, length):
+            if cluster not in found and old and old not in taken and fits(old, cluster, length):
                 found[cluster] = old
                 taken.add(old)
         free = (cidr for cidr in pod_cidrs(cluster, length) if cidr not in taken)

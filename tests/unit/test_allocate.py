@@ -106,3 +106,14 @@ def test_nobody_ever_shares_an_address(seeds: list[int]) -> None:
         external = [node.name for node in wanted.nodes if node.role is Role.EXTERNAL]
         assert set(held.machines) == set(external)
         assert allocate(wanted, held) == held
+
+
+def test_a_chosen_pod_address_decides_its_nodes_pod_cidr() -> None:
+    chosen = Pod("db", "n2", addresses=(ip_address("10.244.1.5"),))
+    found = allocate(replace(topology("t", nodes=3, pods=0), pods=(chosen, Pod("x", "n2"))), Snapshot())
+    assert [str(lease.pod_cidrs[0]) for lease in found.leases.values()] == [
+        "10.244.2.0/24",
+        "10.244.1.0/24",
+        "10.244.3.0/24",
+    ]
+    assert found.pods == {"db": (ip_address("10.244.1.5"),), "x": (ip_address("10.244.1.2"),)}

@@ -354,6 +354,12 @@ def test_wrong_entry_hides_no_other() -> None:
     assert [problem.split(":")[0] for problem in problems(text)] == ["pods[0].replicas", "pods[1].node", "checks[0].to"]
 
 
+def test_wrong_field_hides_no_other_of_its_entry() -> None:
+    text = "nodes: 2\npods: [{name: a, labels: x, node: n9}, {name: b, lables: {a: b}, node: n9}]"
+    places = [problem.split(":")[0] for problem in problems(text)]
+    assert places == ["pods[0].labels", "pods[0].node", "pods[1].lables", "pods[1].node"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -370,6 +376,7 @@ def test_wrong_entry_hides_no_other() -> None:
         "nodes: 2\npods: [{name: a}, {name: b, node: n1, node: n2}]\nchecks: [{from: b, to: a}]",
         "nodse: 2\npods: [{name: a, node: n2}]",
         "nodes: 2\npods: [{nmae: a}]\nchecks: [{from: a, to: n1}]",
+        "nodes: 2\nbackend: brigde\nclusterCIDR: [10.244.0.0/16, 'fd00::/56']\nunderlay: {cidr: 172.20.0.0/16}",
         "nodes: 2\nbackend: ipp\nclusterCIDR: [10.244.0.0/16, 'fd00::/56']\nunderlay: {mtu: 576}",
     ],
 )
