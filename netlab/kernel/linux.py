@@ -76,8 +76,15 @@ class LinuxKernel:
     def apply(self, ops: Iterable[Op], progress: Progress = no_progress) -> None:
         """Carry operations out, phase by phase. Raises KernelError at the first that is refused."""
         self._progress = progress
+        ports: dict[Netns, set[str]] = {}
         for stage, group in groupby(ops, key=_stage):
-            self._run(stage, list(group))
+            batch = list(group)
+            self._run(stage, batch)
+            for op in batch:
+                if isinstance(op.new, Veth) and op.new.master and op.new.up:
+                    ports.setdefault(op.netns, set()).add(op.new.name)
+        for name, wanted in ports.items():
+            observe.wait_for_ports(self._sockets[name], name, wanted)
 
     def remove(self, lab: str) -> list[str]:
         """End a lab's processes, drop all its namespaces at once, and wait until the kernel has let go of them.

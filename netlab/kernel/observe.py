@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from netlab.errors import KernelError
 from netlab.kernel import rtnl
 from netlab.kernel.netlink import Socket
-from netlab.plan.objects import LINKS, Object, OtherLink, Route, Vxlan
+from netlab.plan.objects import LINKS, Netns, Object, OtherLink, Route, Vxlan
 
+TIMEOUT = 15.0  # seconds for what the kernel does in the background
 KERNEL_MADE = {"tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0"}
 
 
@@ -86,18 +87,38 @@ def _routes(socket: Socket, names_by_index: dict[int, str]) -> Iterator[tuple[Ro
             continue  # "FIB table does not exist": nothing was ever routed in this namespace
 
 
-def wait_for_cables_to_go(timeout: float = 10.0) -> None:
+def wait_for_ports(socket: Socket, netns: Netns, ports: set[str]) -> None:
+    """Wait until bridge ports forward: the kernel notices a new cable's carrier in the background (link_watch.c).
+
+    CNI's bridge plugin waits for the same (facts.md 2.6). Raises KernelError after TIMEOUT.
+    """
+
+    def waiting() -> list[str]:
+        return [raw.name for raw in links(socket) if raw.name in ports and not raw.is_forwarding]
+
+    if left := _wait_until_empty(waiting):
+        hint = "see `bridge link` there; the cable's other end may be down"
+        raise KernelError(errno.ETIMEDOUT, f"{netns}: wait for ports {' '.join(left)}", "they do not forward", hint)
+
+
+def wait_for_cables_to_go() -> None:
     """Wait until no veth is left in this thread's namespace: those of namespaces that end go with them.
 
-    The kernel ends namespaces in the background, in batches. Raises KernelError when they outlive `timeout` seconds.
+    The kernel ends namespaces in the background, in batches. Raises KernelError when they outlive TIMEOUT.
     """
     socket = Socket()
-    deadline = time.monotonic() + timeout
+    left = _wait_until_empty(lambda: [raw.name for raw in links(socket) if raw.kind == "veth" and raw.is_ours])
+    socket.close()
+    if left:
+        hint = "see who is inside: `ip netns pids NAME`, or lsns -t net"
+        raise KernelError(errno.EBUSY, f"remove {len(left)} cables", "a process still holds a namespace", hint)
+
+
+def _wait_until_empty(find: Callable[[], list[str]]) -> list[str]:
+    """Look again and again until nothing is found any more; return what is left after TIMEOUT."""
+    deadline = time.monotonic() + TIMEOUT
     pause = 0.001
-    while left := [raw.name for raw in links(socket) if raw.kind == "veth" and raw.is_ours]:
-        if time.monotonic() > deadline:
-            hint = "see who is inside: `ip netns pids NAME`, or lsns -t net"
-            raise KernelError(errno.EBUSY, f"remove {len(left)} cables", "a process still holds a namespace", hint)
+    while (left := find()) and time.monotonic() < deadline:
         time.sleep(pause)
         pause = min(pause * 1.5, 0.02)
-    socket.close()
+    return left

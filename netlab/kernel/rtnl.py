@@ -38,11 +38,12 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 10, 1
 IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 27, 28, 29
 IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
-IFLA_BRPORT_MODE = 4  # hairpin
+IFLA_BRPORT_STATE, IFLA_BRPORT_MODE = 1, 4  # the latter is hairpin
+BR_STATE_FORWARDING = 3
 VETH_INFO_PEER = 1
 IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT = 1, 3, 4, 7, 15
 IFLA_VXLAN_LOCAL6, IFLA_VXLAN_GBP = 17, 23
-IFLA_IPTUN_LOCAL, IFLA_IPTUN_PROTO, IFLA_IPTUN_PMTUDISC = 2, 9, 10
+IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_PROTO, IFLA_IPTUN_PMTUDISC = 2, 3, 9, 10
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_F_NODAD = 1, 2, 4, 0x02
@@ -266,6 +267,12 @@ class RawLink:
         return int.from_bytes(self.attributes.get(kind, b""), "little")
 
     @property
+    def is_forwarding(self) -> bool:
+        """Say whether a bridge port takes part in forwarding; it does not before its carrier was noticed."""
+        port = attributes(self.port_options, 0, len(self.port_options))
+        return port.get(IFLA_BRPORT_STATE) == bytes([BR_STATE_FORWARDING])
+
+    @property
     def is_ours(self) -> bool:
         """Say whether the interface bears netlab's group."""
         return self.number(IFLA_GROUP) == names.LINK_GROUP
@@ -291,7 +298,8 @@ def link_object(raw: RawLink, names_by_index: Mapping[int, str]) -> Link | None:
         case "vxlan":
             return _vxlan_object(raw, options, names_by_index, mtu, mac)
         case "ipip":
-            return Ipip(raw.name, ip_address(options.get(IFLA_IPTUN_LOCAL, bytes(4))), mtu, raw.up)
+            local, remote = (options.get(kind, bytes(4)) for kind in (IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE))
+            return Ipip(raw.name, ip_address(local), mtu, ip_address(remote) if any(remote) else None, raw.up)
     return None
 
 
