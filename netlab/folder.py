@@ -2,7 +2,7 @@
 
     <state>/<lab>/lab.json      the topology as loaded, and the file that it came from
     <state>/<lab>/leases.json   allocations (`store.local`)
-    <state>/<lab>/run/          the processes' files (`kernel.process`)
+    <state>/<lab>/run/          the processes' files (`supervisor.client`)
 
 Nothing in it is needed to take a lab down.
 """

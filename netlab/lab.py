@@ -10,7 +10,6 @@ This is also the Python API:
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from netlab.folder import LabFolder, Record, known_labs
 from netlab.kernel import enter, netfilter
 from netlab.kernel.enter import Place
 from netlab.kernel.linux import LinuxKernel, no_progress
-from netlab.kernel.process import ProcessState, Supervisor, write_etc
+from netlab.kernel.linux import labs as labs_in_kernel
 from netlab.plan.build import build
 from netlab.plan.diff import Op, diff
 from netlab.plan.etc import pod_files
@@ -34,6 +33,7 @@ from netlab.plan.objects import Netns, Plan, State
 from netlab.plan.rules import tools
 from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
+from netlab.supervisor.client import ProcessState, Supervisor, write_etc
 from netlab.topology.model import Address, IpipBackend, Topology
 
 LOCK_WAIT = 30.0  # seconds for another netlab to finish with the lab
@@ -66,6 +66,7 @@ class Lab:
         self.topology = topology
         self.source = source
         self.folder = LabFolder(topology.name)
+        self.keeper = Supervisor(topology.name, self.folder.runtime)
 
     @classmethod
     def load(cls, file: str | Path, *, backend: str | None = None, name: str | None = None) -> Lab:
@@ -108,12 +109,12 @@ class Lab:
         """
         started = time.monotonic()
         if dry_run:
-            from netlab.topology.allocate import allocate
+            from netlab.store.allocate import allocate
 
             found = self._compare(allocate(self.topology, self.folder.store.read()))
             return Outcome(found.drift, found.plan, time.monotonic() - started)
         self._require()
-        with self.folder.lock(wait), LinuxKernel(self.folder.runtime) as kernel:
+        with self.folder.lock(wait), LinuxKernel(self.keeper) as kernel:
             plan = self._acquire()
             before = kernel.observe(self.name, plan.objects).objects
             ops = first = diff(before, plan.objects)
@@ -150,7 +151,7 @@ class Lab:
 
     def _compare(self, snapshot: Snapshot) -> Status:
         plan = build(self.topology, snapshot)
-        with LinuxKernel(self.folder.runtime) as kernel:
+        with LinuxKernel(self.keeper) as kernel:
             state = kernel.observe(self.name, plan.objects)
         return Status(plan, state, tuple(diff(state.objects, plan.objects)))
 
@@ -174,7 +175,7 @@ class Lab:
         held = self.folder.store.read()
         if held.covers(self.topology):
             return held
-        from netlab.topology.allocate import allocate
+        from netlab.store.allocate import allocate
 
         return allocate(self.topology, held)
 
@@ -223,11 +224,11 @@ class Lab:
 
     def processes(self) -> list[ProcessState]:
         """Return what became of every process that the lab keeps."""
-        return Supervisor(self.name, self.folder.runtime).states()
+        return self.keeper.states()
 
     def log_lines(self, pod: str, container: str) -> list[str]:
         """Return what a container has written, older output first."""
-        newest = Supervisor(self.name, self.folder.runtime).log(pod, container)
+        newest = self.keeper.log(pod, container)
         files = (newest.with_name(newest.name + ".1"), newest)
         return [line for file in files if file.exists() for line in file.read_text(errors="replace").splitlines()]
 
@@ -248,8 +249,8 @@ def remove(name: str, *, wait: float = LOCK_WAIT) -> bool:
     """
     folder = LabFolder(name)
     existed = name in known_labs()
-    with folder.lock(wait), LinuxKernel(folder.runtime) as kernel:
-        existed |= name in kernel.labs()
+    with folder.lock(wait), LinuxKernel(Supervisor(name, folder.runtime)) as kernel:
+        existed |= name in labs_in_kernel()
         strangers = kernel.remove(name)
         folder.forget()
     if strangers:
@@ -260,7 +261,7 @@ def remove(name: str, *, wait: float = LOCK_WAIT) -> bool:
 
 def labs() -> list[str]:
     """List every lab that has a namespace or a folder, sorted."""
-    return sorted({*LinuxKernel(Path(os.devnull)).labs(), *known_labs()})
+    return sorted({*labs_in_kernel(), *known_labs()})
 
 
 def _suggest(wrong: str, right: Iterable[str]) -> str:

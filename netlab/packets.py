@@ -18,30 +18,29 @@ ICMP_TYPES = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo request
 bind_layers(UDP, VXLAN, dport=FLANNEL_VXLAN_PORT)
 
 
-def layers(frame: bytes) -> Any:
-    """Take an Ethernet frame apart into scapy's layers."""
-    return Ether(frame)
+def layers(frame: bytes, *, bare: bool = False) -> Any:
+    """Take an Ethernet frame, or a `bare` IP packet, apart into scapy's layers."""
+    if not bare:
+        return Ether(frame)
+    return IPv6(frame) if frame[0] >> 4 == 6 else IP(frame)
 
 
-def describe(frame: bytes) -> list[str]:
-    """Return one line per encapsulation, outermost first."""
-    return [" ".join(words) for words in _lines(layers(frame))]
+def describe(frame: bytes, *, bare: bool = False) -> list[str]:
+    """Return one line per encapsulation, outermost first. `bare`: it begins with an IP header."""
+    return [" ".join(words) for words in _lines(layers(frame, bare=bare))]
 
 
 def _lines(packet: Any) -> Iterator[list[str]]:
-    """Walk the layers; each IP header or bare frame begins a line."""
+    """Walk the layers; an Ethernet header begins a line, and an IP header right behind another one."""
     words: list[str] = []
+    was_ip = False
     while packet and packet.name not in ("Raw", "Padding"):
-        if isinstance(packet, Ether):
-            if words:
-                yield words
-            words = [f"{packet.src} > {packet.dst}"]
-        else:
-            if isinstance(packet, (IP, IPv6)) and any(word.startswith("ttl") for word in words):
-                yield words  # IP in IP
-                words = []
-            words.append(_word(packet))
-        packet = packet.payload
+        is_ip = isinstance(packet, (IP, IPv6))
+        if words and (isinstance(packet, Ether) or (was_ip and is_ip)):
+            yield words
+            words = []
+        words.append(f"{packet.src} > {packet.dst}" if isinstance(packet, Ether) else _word(packet))
+        was_ip, packet = is_ip, packet.payload
     if words:
         yield words
 

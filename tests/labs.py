@@ -8,8 +8,8 @@ from ipaddress import ip_network
 
 from netlab.plan.build import build
 from netlab.plan.objects import Plan
+from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
-from netlab.topology.allocate import allocate
 from netlab.topology.model import (
     Backend,
     BridgeBackend,

@@ -13,6 +13,8 @@ from netlab.errors import NetlabError, UsageError
 if TYPE_CHECKING:
     from netlab.kernel.capture import Frame
 
+LINKTYPE_ETHERNET, LINKTYPE_RAW = 1, 101  # tcpdump.org/linktypes.html; RAW begins with an IP header
+
 
 @click.command("capture", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
 @click.option("-l", "--lab", help="The lab, where there are several.")
@@ -67,7 +69,7 @@ def _run(command: tuple[str, ...]) -> None:
 def _show(frame: Frame, start: float) -> None:
     from netlab.packets import describe
 
-    outer, *inner = describe(frame.payload)
+    outer, *inner = describe(frame.payload, bare=frame.bare)
     click.echo(f"{frame.when - start:9.6f} {'out' if frame.outgoing else 'in '} {outer}")
     for line in inner:
         click.echo(f"{'':14}{line}")
@@ -76,8 +78,9 @@ def _show(frame: Frame, start: float) -> None:
 def _write(path: str, frames: list[Frame]) -> None:
     from scapy.utils import PcapWriter
 
+    bare = any(frame.bare for frame in frames)
     try:
-        with PcapWriter(path, linktype=1, nano=True) as writer:
+        with PcapWriter(path, linktype=LINKTYPE_RAW if bare else LINKTYPE_ETHERNET, nano=True) as writer:
             writer.write_header(None)
             for frame in frames:
                 writer.write_packet(frame.payload, sec=int(frame.when), usec=int(frame.when % 1 * 1e9))

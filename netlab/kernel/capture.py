@@ -15,15 +15,20 @@ ETH_P_ALL = 0x0003
 SO_TIMESTAMPNS = 35
 SNAPLEN = 65536
 BUFFER = 8 << 20  # bytes; a burst waits here until it is read
+FRAMED = (1, 772)  # linux/if_arp.h: ARPHRD_ETHER, ARPHRD_LOOPBACK; frames of both begin with an Ethernet header
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. `when` is seconds since the epoch by the kernel's clock, `outgoing` as the interface saw it."""
+    """One frame. `when` is seconds since the epoch by the kernel's clock, `outgoing` as the interface saw it.
+
+    `bare` says that it is an IP packet with no frame around it: those of ipip and TUN devices are.
+    """
 
     when: float
     outgoing: bool
     payload: bytes
+    bare: bool = False
 
 
 class Capture:
@@ -49,7 +54,7 @@ class Capture:
                 if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
                     seconds = int.from_bytes(value[:8], "little")
                     when = seconds + int.from_bytes(value[8:16], "little") / 1e9
-            yield Frame(when, address[2] == socket.PACKET_OUTGOING, payload)
+            yield Frame(when, address[2] == socket.PACKET_OUTGOING, payload, address[3] not in FRAMED)
 
     def close(self) -> None:
         """End the capture."""

@@ -27,6 +27,10 @@ from netlab.plan.objects import (
     Vxlan,
 )
 
+# The kernel numbers from 1 what it makes itself, and that can be at any moment: a tunnel module adds an interface to
+# every namespace when it is loaded, by the first link of its kind (ipip's tunl0, sit's sit0...). Ours stay clear of it.
+FIRST_INDEX = 100
+
 
 class Indexes:
     """Interface indexes of one namespace by name, known and chosen."""
@@ -34,7 +38,7 @@ class Indexes:
     def __init__(self, netns: Netns, known: Mapping[str, int]) -> None:
         self._netns = netns
         self._known = dict(known)
-        self._next = max(self._known.values(), default=0) + 1
+        self._next = max([FIRST_INDEX, *(index + 1 for index in self._known.values())])
 
     def get(self, name: str) -> int:
         """Return an interface's index. Raises KernelError when there is no such interface."""

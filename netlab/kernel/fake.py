@@ -39,10 +39,6 @@ class FakeKernel:
     def __init__(self) -> None:
         self._objects: dict[Netns, set[Object]] = {}
 
-    def labs(self) -> list[str]:
-        """Return the labs that have namespaces, sorted."""
-        return sorted({owner.lab for name in self._objects if (owner := names.find_owner(name))})
-
     def observe(self, lab: str, like: Objects) -> State:
         """Return what a lab has; sysctls and rules are read where `like` has some."""
         found = {}

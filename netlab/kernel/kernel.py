@@ -10,14 +10,26 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from netlab.plan.diff import Op
-from netlab.plan.objects import Objects, State
+from netlab.plan.objects import Netns, Objects, Process, State
+
+Placed = tuple[Netns, Process]
+
+
+class Processes(Protocol):
+    """Keeps the processes of one lab (`supervisor.client` is the real one)."""
+
+    def observe(self) -> Objects:
+        """Return the processes that are as they should be, by namespace."""
+
+    def change(self, *, stop: Iterable[Placed], start: Iterable[Placed]) -> None:
+        """Stop and start processes; all others run on undisturbed."""
+
+    def stop(self) -> None:
+        """End every process of the lab."""
 
 
 class Kernel(Protocol):
     """Observes and changes the namespaces of labs."""
-
-    def labs(self) -> list[str]:
-        """Return the names of the labs that have namespaces, sorted."""
 
     def observe(self, lab: str, like: Objects) -> State:
         """Return what a lab has. `like` names the sysctls and rule tables to read: they have no owner's mark."""

@@ -12,14 +12,13 @@ import resource
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from itertools import groupby
-from pathlib import Path
 
 from netlab import names
 from netlab.errors import KernelError, NetlabError, NotSupported
 from netlab.kernel import netfilter, netns, observe, rtnl, sysctl
 from netlab.kernel.encode import Indexes, messages
+from netlab.kernel.kernel import Processes
 from netlab.kernel.netlink import Message, Socket
-from netlab.kernel.process import Supervisor
 from netlab.kernel.residents import end_marked
 from netlab.plan.diff import Op, Phase
 from netlab.plan.objects import Ipip, Link, Netns, Objects, Process, State, Sysctl, Veth
@@ -33,15 +32,21 @@ SPARE_FDS = 64
 Progress = Callable[[int], None]  # told how many more operations are done
 
 
+def labs() -> list[str]:
+    """Return the labs that have namespaces here, sorted."""
+    owners = (names.find_owner(name) for name in netns.names(names.PREFIX))
+    return sorted({owner.lab for owner in owners if owner})
+
+
 def no_progress(done: int) -> None:
     """Report progress to nobody."""
 
 
 class LinuxKernel:
-    """This machine's kernel and what netlab made in it. `runtime` is the folder for processes' files."""
+    """This machine's kernel and what netlab made in it. Without a keeper of processes it knows of none."""
 
-    def __init__(self, runtime: Path) -> None:
-        self._runtime = runtime
+    def __init__(self, processes: Processes | None = None) -> None:
+        self._processes = processes
         self._sockets: dict[Netns, Socket] = {}
         self._indexes: dict[Netns, Indexes] = {}
         self._progress: Progress = no_progress
@@ -52,14 +57,9 @@ class LinuxKernel:
     def __exit__(self, *exc: object) -> None:
         self._close(list(self._sockets))
 
-    def labs(self) -> list[str]:
-        """Return the labs that have namespaces, sorted."""
-        owners = (names.find_owner(name) for name in netns.names(names.PREFIX))
-        return sorted({owner.lab for owner in owners if owner})
-
     def observe(self, lab: str, like: Objects) -> State:
         """Return what a lab has; sysctls and rules are read where `like` has some."""
-        running = Supervisor(lab, self._runtime).observe()  # first: a pod whose pause has ended loses its namespace
+        running = self._processes.observe() if self._processes else {}  # first: a pod may have ended with its pause
         present = [name for name in self._namespaces(lab) if netns.is_alive(name)]
         self._open(present)
         known = {name: like.get(name, frozenset()) for name in present}
@@ -92,7 +92,8 @@ class LinuxKernel:
         Returns the processes of others inside, in words: they keep a namespace, nameless, until they end.
         """
         fabric = names.fabric(lab)
-        Supervisor(lab, self._runtime).stop()
+        if self._processes:
+            self._processes.stop()
         members = [name for name in self._namespaces(lab) if name != fabric]
         strangers = end_marked([*members, fabric], lab)
         self._close([*members, fabric])
@@ -132,12 +133,11 @@ class LinuxKernel:
         self._progress(len(ops))
 
     def _keep_processes(self, ops: list[Op]) -> None:
-        """Hand each lab's supervisor what stops and what starts."""
-        for lab, group in groupby(sorted(ops, key=_lab_of), key=_lab_of):
-            changes = list(group)
-            stop = [(op.netns, op.old) for op in changes if isinstance(op.old, Process)]
-            start = [(op.netns, op.new) for op in changes if isinstance(op.new, Process)]
-            Supervisor(lab, self._runtime).change(stop=stop, start=start)
+        """Hand the keeper of processes what stops and what starts."""
+        assert self._processes is not None, "a plan with processes needs a kernel that was given a keeper for them"
+        stop = [(op.netns, op.old) for op in ops if isinstance(op.old, Process)]
+        start = [(op.netns, op.new) for op in ops if isinstance(op.new, Process)]
+        self._processes.change(stop=stop, start=start)
 
     def _name(self, wanted: list[Netns]) -> None:
         """Make namespaces and open a socket in each. Bare files of a run that was killed halfway are replaced."""
@@ -222,11 +222,6 @@ class LinuxKernel:
 def _stage(op: Op) -> Phase:
     """Join the phases that stay within a namespace into one stage."""
     return Phase.CONFIGURE if Phase.CONFIGURE <= op.phase <= Phase.ROUTE else op.phase
-
-
-def _lab_of(op: Op) -> str:
-    owner = names.find_owner(op.netns)
-    return owner.lab if owner else ""
 
 
 def _refusal(op: Op, code: int, reason: str) -> NetlabError:

@@ -97,12 +97,13 @@ class Vxlan:
 
 @dataclass(frozen=True, slots=True)
 class Ipip:
-    """An IP-in-IP tunnel with any remote end: the route's gateway becomes the outer destination."""
+    """An IP-in-IP tunnel. With any remote end (none given) the route's gateway becomes the outer destination."""
 
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"mtu", "up"})
     name: str
     local: IpAddress
     mtu: int
+    remote: IpAddress | None = None
     up: bool = True
 
     @property

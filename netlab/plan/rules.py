@@ -1,7 +1,8 @@
 """flannel's packet-filter rules of one node: masquerade and forward (facts.md 1.14). Pure text, exactly as listed back.
 
-A pod's packet keeps its source inside the cluster and takes the node's on its way out of it; FORWARD accepts what
-comes from or goes to pods, whatever its policy.
+A pod's packet keeps its source inside the cluster and takes the node's on its way out of it. FORWARD accepts what comes
+from or goes to pods even where its policy is DROP; with nftables that holds for flannel's own chain only, because an
+accept there does not end the packet's way through other tables.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class LocalStore:
 
     def acquire(self, topology: Topology) -> Snapshot:
         """Give every member of the topology what it needs, keeping what it holds; forget members that left."""
-        from netlab.topology.allocate import allocate  # netaddr takes its time, and `status` needs none of it
+        from netlab.store.allocate import allocate  # netaddr takes its time, and `status` needs none of it
 
         snapshot = allocate(topology, self.read())
         write_json(self._file, to_json(snapshot))

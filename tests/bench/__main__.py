@@ -10,8 +10,12 @@ from tests.bench.contenders import CONTENDERS
 from tests.bench.measure import BenchError
 
 
-def _list_of(kind: type) -> object:
-    return lambda text: [kind(word) for word in text.split(",")]
+def _sizes(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _tools(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -22,8 +26,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
         command.add_argument("--seed", type=int, default=1, help="of the order within the rounds (default 1)")
     ups = commands.choices["up"]
-    ups.add_argument("-n", dest="sizes", type=_list_of(int), default=up.SIZES, help="pods: 2,20,100,300,1000")
-    ups.add_argument("--tools", type=_list_of(str), default=tuple(CONTENDERS), help=f"of {','.join(CONTENDERS)}")
+    ups.add_argument("-n", dest="sizes", type=_sizes, default=up.SIZES, help="pods: 2,20,100,300,1000")
+    ups.add_argument("--tools", type=_tools, default=tuple(CONTENDERS), help=f"of {','.join(CONTENDERS)}")
     ups.add_argument("--all", dest="everything", action="store_true", help="slow tools at all sizes, too")
     ups.add_argument("--json", dest="json_file", metavar="FILE", help="keep every sample in a file")
     commands.choices["path"].add_argument("--seconds", type=int, default=3, help="of one iperf3 run (default 3)")

@@ -77,7 +77,8 @@ def _netlab_in_kernel(task: Task, folder: Path, check: bool) -> Sample:
 def _raw(task: Task, folder: Path, check: bool) -> Sample:
     file = folder / "recipe.json"
     file.write_text(json.dumps(task.recipe))
-    return _by_own_clock([sys.executable, str(HERE / "floor.py"), "lab", str(file), *(_same_lab(task.pods) if check else [])])
+    meanwhile = _same_lab(task.pods) if check else []
+    return _by_own_clock([sys.executable, str(HERE / "floor.py"), "lab", str(file), *meanwhile])
 
 
 def _raw_classic(task: Task, folder: Path, check: bool) -> Sample:

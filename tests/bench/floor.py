@@ -18,13 +18,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_interface, ip_network
+from pathlib import Path
 from typing import Any
 
 CLONE_NEWNET, MS_BIND, MNT_DETACH = 0x40000000, 0x1000, 2
 NEWLINK, DELLINK, SETLINK, NEWADDR, NEWROUTE = 16, 17, 19, 20, 24
 CREATE, ACK, EXCL = 0x400, 0x4, 0x200
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 10, 12
-IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD = 18, 27, 28
+IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 18, 27, 28, 31, 32
 GROUP, PROTOCOL = 0x6E6C, 110  # netlab's marks
 CABLES_AT_ONCE = 200  # keeps a batch below the default send buffer of 208 KiB
 
@@ -69,8 +70,9 @@ def kind(name: bytes, details: bytes = b"") -> bytes:
 
 def cable(index: int, here: bytes, master: int, peer_fd: int, there: bytes) -> Request:
     """Make a pair: this end on its bridge and up, the other as interface 2 of another namespace."""
-    peer = link(2, there + u32(IFLA_NET_NS_FD, peer_fd))
-    body = link(index, here + u32(IFLA_MASTER, master) + kind(b"veth", attr(1, peer)), up=True)
+    one_queue = u32(IFLA_NUM_TX_QUEUES, 1) + u32(IFLA_NUM_RX_QUEUES, 1)  # no RCU grace period, as in netlab
+    peer = link(2, there + one_queue + u32(IFLA_NET_NS_FD, peer_fd))
+    body = link(index, here + one_queue + u32(IFLA_MASTER, master) + kind(b"veth", attr(1, peer)), up=True)
     return NEWLINK, CREATE | EXCL, body
 
 
@@ -227,10 +229,7 @@ def build_classic(pods: int) -> Callable[[], None]:
     for start in range(0, pods, CABLES_AT_ONCE):
         chunk = enumerate(spaces[start : start + CABLES_AT_ONCE], start + 1)
         home.send(
-            [
-                cable(0, attr(IFLA_IFNAME, b"v%d\0" % number) + brief, master, space.fd, there)
-                for number, space in chunk
-            ]
+            [cable(0, attr(IFLA_IFNAME, b"v%d\0" % number) + brief, master, space.fd, there) for number, space in chunk]
         )
     for number, space in enumerate(spaces, 1):
         text = f"10.0.{number // 250}.{number % 250 + 1}/16"
@@ -247,7 +246,7 @@ def build_classic(pods: int) -> Callable[[], None]:
 def main(what: str, argument: str, *meanwhile: str) -> None:
     """Build, run the given command, remove; print the times."""
     os.makedirs("/run/netns", exist_ok=True)
-    recipe = json.loads(open(argument).read()) if what == "lab" else None
+    recipe = json.loads(Path(argument).read_text()) if what == "lab" else None
     started = time.perf_counter()
     remove = build_lab(recipe) if recipe else build_classic(int(argument))
     made = time.perf_counter()

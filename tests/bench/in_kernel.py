@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 
 from netlab.kernel.linux import LinuxKernel
 from netlab.plan.diff import diff
 from tests.bench.labs import LAB, one_node
 from tests.bench.recipe import objects_of
-from tests.bench.sandbox import STATE
 
 
 def main(pods: int) -> None:
     """Make the lab and take it away."""
     ops = diff({}, objects_of(one_node(pods)))
-    kernel = LinuxKernel(Path(STATE))
+    kernel = LinuxKernel()
     started = time.perf_counter()
     kernel.apply(ops)
     made = time.perf_counter()

@@ -88,16 +88,18 @@ def classic_files(pods: int) -> Files:
     links = ["link add br0 type bridge", "link set br0 up", *(f"netns add h{n}" for n in hosts)]
     links += (f"link add v{n} up master br0 type veth peer name eth0 netns h{n}" for n in hosts)
     down = ["set -e", "ip -batch unname", "while ip -o link show type veth | grep -q .; do sleep 0.002; done"]
-    addresses = {
-        f"host{n}": f"link set lo up\naddr add 10.0.{n // 250}.{n % 250 + 1}/16 dev eth0\nlink set eth0 up\n" for n in hosts
-    }
     return {
         "links": _lines(links),
         "unname": _lines([*(f"netns delete h{n}" for n in hosts), "link delete br0"]),
         "up": _lines(["set -e", "ip -batch links", *(f"ip -n h{n} -batch host{n}" for n in hosts)]),
         "down": _lines(down),
-        **addresses,
+        **{f"host{n}": _host(n) for n in hosts},
     }
+
+
+def _host(number: int) -> str:
+    address = f"10.0.{number // 250}.{number % 250 + 1}/16"
+    return _lines(["link set lo up", f"address add {address} dev eth0", "link set eth0 up"])
 
 
 def write(files: Files, folder: Path) -> None:

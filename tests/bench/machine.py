@@ -7,7 +7,7 @@ import platform
 import time
 from pathlib import Path
 
-PATIENCE = 3.0  # seconds
+PATIENCE = 10.0  # seconds
 LOOK = 0.1  # seconds
 CALM = 0.75  # of all processors' time idle
 

@@ -35,7 +35,7 @@ def run(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> Cost:
             (os.POSIX_SPAWN_DUP2, err.fileno(), 2),
         ]
         started = time.perf_counter()
-        pid = os.posix_spawnp(argv[0], argv, env, file_actions=actions)
+        pid = os.posix_spawnp(argv[0], list(argv), env, file_actions=actions)
         _, status, usage = os.wait4(pid, 0)
         wall = time.perf_counter() - started
         out.seek(0)

@@ -3,6 +3,8 @@
 One Linux bridge, no controller, no traffic shaping, no arping: `mn --topo single,N --switch lxbr --controller none`.
 """
 
+# mypy: disable-error-code="import-not-found, import-untyped"
+
 import json
 import sys
 import time

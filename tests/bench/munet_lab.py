@@ -1,8 +1,10 @@
 """munet's way: `PYTHON munet_lab.py PODS FOLDER` prints its two times. Runs under the Python that munet belongs to.
 
-munet asks `pgrep -P` for a child that need not have been forked yet, and gives up when it has not: at 100 hosts it
-never comes up here. That one call is asked again, at most 500 times; the time that this takes is munet's.
+munet asks `pgrep -P` for a child that need not have been forked yet, and gives up when it has not: on a small
+machine it never comes up with 100 hosts. That one call is asked again, at most 500 times; the time is munet's own.
 """
+
+# mypy: disable-error-code="import-not-found, import-untyped"
 
 import asyncio
 import json
@@ -14,7 +16,6 @@ from pathlib import Path
 
 from munet import base, parser
 
-LAST = "10.0.{}.{}"
 RETRIES, PAUSE = 500, 0.002
 
 

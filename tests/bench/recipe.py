@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from netlab.plan.build import build
 from netlab.plan.objects import Addr, Bridge, Object, Objects, Route, Ruleset, Veth
 from netlab.plan.rules import restore_input
+from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
-from netlab.topology.allocate import allocate
 from netlab.topology.load import load_text
 from tests.bench.labs import one_node
 
@@ -36,7 +36,12 @@ def recipe(pods: int) -> dict[str, Any]:
         "node": NODE,
         "mtu": bridge.mtu,
         "segment": {"name": segment.name, "mac": segment.mac},
-        "uplink": {"port": port.name, "port_mac": port.mac, "mac": ports[FABRIC].mac, "address": _address(node, "eth0")},
+        "uplink": {
+            "port": port.name,
+            "port_mac": port.mac,
+            "mac": ports[FABRIC].mac,
+            "address": _address(node, "eth0"),
+        },
         "bridge": {"name": bridge.name, "mac": bridge.mac, "address": _address(node, bridge.name)},
         "pods": [_pod(netns, objects[netns], ports[netns]) for netns in objects if netns not in (FABRIC, NODE)],
         "rules": restore_input(rules),

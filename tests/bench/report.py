@@ -6,7 +6,6 @@ within a round and the middle one of all rounds is shown, with the lowest and th
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,12 +59,13 @@ def ratio(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Spread:
     return spread(ours[turn] / theirs[turn] for turn in ours.keys() & theirs.keys())
 
 
-def exponent(points: Iterable[tuple[float, float]]) -> float:
-    """Return k of the best fit `cost = c * size**k` to (size, cost) points: 1 is linear (least squares of logarithms)."""
-    logs = [(math.log(size), math.log(cost)) for size, cost in points]
-    mean_x, mean_y = (sum(column) / len(logs) for column in zip(*logs, strict=True))
-    covariance = sum((x - mean_x) * (y - mean_y) for x, y in logs)
-    return covariance / sum((x - mean_x) ** 2 for x, _ in logs)
+def steepening(points: Sequence[tuple[float, float]]) -> float:
+    """Return what growth costs in the upper part of ascending (size, cost) points over what it costs in the lower.
+
+    1 is linear growth, whatever the fixed cost; the parts meet at the last point but one.
+    """
+    (least, cheap), (middle, medium), (most, dear) = points[0], points[-2], points[-1]
+    return ((dear - medium) / (most - middle)) / ((medium - cheap) / (middle - least))
 
 
 def shuffled(entries: Iterable[T], seed: int, turn: int) -> list[T]:
@@ -86,7 +86,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in lines) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))]
+        first, *others = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
         return f"| {' | '.join(padded)} |"
 
     rule = "|".join(["", "-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:]), ""])

@@ -6,20 +6,18 @@ Whoever builds "the same lab" by other means is held to it, so that the ratios c
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from netlab.kernel.linux import LinuxKernel
 from netlab.plan.diff import diff
 from netlab.plan.text import commands
 from tests.bench.labs import LAB, one_node
 from tests.bench.recipe import objects_of
-from tests.bench.sandbox import STATE
 
 
 def main(pods: int) -> None:
     """Compare what is there with the plan; what is missing or too much is told as commands."""
     wanted = objects_of(one_node(pods))
-    state = LinuxKernel(Path(STATE)).observe(LAB, wanted)
+    state = LinuxKernel().observe(LAB, wanted)
     differing = [*commands(diff(state.objects, wanted)), *map(str, state.foreign.values())]
     if differing:
         sys.exit("not netlab's lab; the difference is\n" + "\n".join(differing[:8]))

@@ -4,63 +4,84 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from netlab.plan.build import counts
 from tests.bench import labs, machine, sandbox
 from tests.bench.contenders import NETLAB
 from tests.bench.measure import run
 from tests.bench.recipe import objects_of
-from tests.bench.report import Sample, exponent, shuffled, spread, table
+from tests.bench.report import Sample, shuffled, spread, steepening, table
 
-SIZES = ((125, 100), (250, 100), (500, 100), (1000, 100))  # pods, nodes: the pods grow
-CLUSTERS = ((125, 12), (250, 25), (500, 50), (1000, 100))  # both grow; entries for peers grow with the square
+
+class Size(NamedTuple):
+    """A lab; one without an overlay has one node."""
+
+    pods: int
+    nodes: int
+
+    @property
+    def file(self) -> str:
+        """Return its topology file."""
+        return labs.one_node(self.pods) if self.nodes == 1 else labs.many_nodes(self.nodes, self.pods)
+
+
+# Entries for peers grow with the square of the nodes but are cheap; the first series shows what a namespace costs.
+SERIES = {
+    "pods on one node": [Size(2, 1), Size(125, 1), Size(250, 1), Size(500, 1), Size(1000, 1)],
+    "10 pods on each node, vxlan": [Size(20, 2), Size(120, 12), Size(250, 25), Size(500, 50), Size(1000, 100)],
+}
 
 
 def main(rounds: int, seed: int) -> None:
     """Measure every size in turns, and print how seconds grow with objects."""
-    print(f"# bench scale: `netlab up`, vxlan, seed {seed}\n{machine.describe()}")
-    sizes = sorted({*SIZES, *CLUSTERS})
-    found: dict[tuple[int, int], list[Sample]] = {size: [] for size in sizes}
+    print(f"# bench scale: whole `netlab up` and `netlab down`, {rounds} rounds, seed {seed}\n{machine.describe()}")
+    sizes = [size for series in SERIES.values() for size in series]
+    found: dict[Size, list[Sample]] = {size: [] for size in sizes}
     for turn in range(rounds):
         for size in shuffled(sizes, seed, turn):
             machine.wait_for_calm()
-            found[size].append(Sample(**sandbox.call(measure, *size)))
-    for title, series in (("100 nodes", SIZES), ("10 pods on each node", CLUSTERS)):
+            found[size].append(Sample(**sandbox.call(measure, size.file)))
+    for title, series in SERIES.items():
         print(f"\n## {title}\n{_table(series, found)}")
     print(f"\nload at the end: {machine.load()}")
 
 
-def measure(pods: int, nodes: int) -> dict[str, Any]:
-    """Make and remove one lab here: to be called in a sandbox. `cpu` and `peak` are those of `up`."""
+def measure(text: str) -> dict[str, Any]:
+    """Make and remove the lab of a topology file here: to be called in a sandbox. `cpu` and `peak` are those of up."""
     with tempfile.TemporaryDirectory(dir="/run") as folder:
         file = Path(folder) / "lab.yaml"
-        file.write_text(labs.many_nodes(nodes, pods))
+        file.write_text(text)
         up = run([NETLAB, "up", str(file), "-o", "json"])
         assert json.loads(up.output)["changed"]
         down = run([NETLAB, "down", labs.LAB])
     return asdict(Sample(up.wall, down.wall, up.wall + down.wall, up.cpu, up.peak))
 
 
-def _table(series: tuple[tuple[int, int], ...], found: dict[tuple[int, int], list[Sample]]) -> str:
-    rows, points = [], []
-    for pods, nodes in series:
-        objects = sum(counts(objects_of(labs.many_nodes(nodes, pods))).values())
-        samples = found[pods, nodes]
-        up = spread(sample.up for sample in samples)
-        points.append((objects, up.median))
-        rows.append(
-            [
-                f"{pods} pods, {nodes} nodes",
-                f"{objects}",
-                up.text(),
-                f"{up.median / objects * 1e6:.0f}",
-                spread(sample.down for sample in samples).text(),
-                spread(sample.cpu for sample in samples).text(),
-                f"{max(sample.peak for sample in samples) / 1e6:.0f}",
-            ]
-        )
+def _table(series: Sequence[Size], found: Mapping[Size, Sequence[Sample]]) -> str:
+    objects = {size: sum(counts(objects_of(size.file)).values()) for size in series}
+    ups = {size: spread(sample.up for sample in found[size]) for size in series}
+    rows = [
+        [
+            f"{size.pods} pods, {size.nodes} nodes",
+            f"{objects[size]}",
+            ups[size].text(),
+            f"{ups[size].median / objects[size] * 1e6:.0f}",
+            spread(sample.down for sample in found[size]).text(),
+            spread(sample.cpu for sample in found[size]).text(),
+            f"{max(sample.peak for sample in found[size]) / 1e6:.0f}",
+        ]
+        for size in series
+    ]
     header = ["", "objects", "up s", "us / object", "down s", "CPU s of up", "peak MB"]
-    return f"{table(header, rows)}\nseconds of up grow as objects ** {exponent(points):.2f}"
+    cpu = {size: spread(sample.cpu for sample in found[size]).median for size in series}
+    seconds = steepening([(objects[size], ups[size].median) for size in series])
+    work = steepening([(objects[size], cpu[size]) for size in series])
+    middle = f"{series[-2].pods} pods"
+    return (
+        f"{table(header, rows)}\n"
+        f"a further object beyond {middle} costs {seconds:.2f} times the seconds of one below, {work:.2f} times the CPU"
+    )

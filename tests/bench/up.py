@@ -19,6 +19,12 @@ LARGE, LARGE_ROUNDS = 1000, 2  # a round takes half a minute there
 BASES = ("raw", "ip", "ip-classic")
 
 
+LEGEND = """\
+middle (lowest-highest) of the rounds; ratios are taken within each round
+up, down: whole commands from start to exit, or the program's own clock without its start and imports
+whole: everything from start to exit; peak: the largest process, or 20 MB where that is smaller"""
+
+
 class Target(NamedTuple):
     """A limit that holds for a range of sizes: of the ratio of two tools' `up`, or of its seconds (base "")."""
 
@@ -53,7 +59,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Run all sizes and print a table for each."""
-    print(f"# bench up, seed {options.seed}\n{machine.describe()}")
+    print(f"# bench up, seed {options.seed}\n{machine.describe()}\n{LEGEND}")
     tools = list(_present(options.tools))
     results: dict[int, dict[str, Rounds]] = {}
     for size in options.sizes:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
-from netlab.kernel import netns
+from netlab.errors import NotSupported
+from netlab.kernel import features, netns
 from netlab.names import NETNS_DIR
 
 VOLATILE = {"IFLA_STATS", "IFLA_STATS64", "RTA_CACHEINFO", "IFA_CACHEINFO", "RTA_EXPIRES", "IFLA_AF_SPEC"}
@@ -67,6 +68,21 @@ def processes_of(state: Path) -> set[str]:
         except OSError:
             continue
     return found
+
+
+@pytest.fixture(scope="session")
+def ipip() -> None:
+    """Skip where the kernel has no ipip; else load it before anything is compared: that adds tunl0 to the host."""
+    try:
+        features.require("ipip", "this test")
+    except NotSupported:
+        pytest.skip("this kernel has no ipip; the VM tier runs it")
+
+    def load() -> None:
+        with IPRoute() as ipr:
+            ipr.link("add", ifname="probe0", kind="ipip", ipip_local="10.0.0.1")
+
+    netns.call_anonymous(load)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """Packets on every interface that they cross. Captures are open before anything is sent; a cookie tells packets apart.
 
-Read in order: `Side` (the two ends of a journey, as the kernel describes them), `over_bridge`, `by_route`, `by_vxlan`
-(the hops that a packet must make), `Taps` (the captures), `Crossing` (what they saw). A test says
+Read in order: `Sighting` and `Crossing` (what was seen), `Taps` (the captures), `ping` and its like (what is sent).
+With the hops that `journeys` expects, a test says
 
     there, back = by_vxlan(one, two), by_vxlan(two, one)
     with Taps(lab, *taps_of(there)) as taps:
@@ -9,9 +9,8 @@ Read in order: `Side` (the two ends of a journey, as the kernel describes them),
     assert crossing.requests == there
     assert crossing.replies == back[::-1]
 
-A tap is "MEMBER INTERFACE", as in "n1 cni0"; the member "fabric" is the namespace of the underlay's bridges. Answers
-are awaited at the first tap. A packet socket holds a frame before its interface passes it on, so once an answer is
-there, every tap on its way has seen it: nothing sleeps.
+Answers are awaited at the first tap. A packet socket holds a frame before its interface passes it on, so once an answer
+is there, every tap on its way has seen it: nothing sleeps.
 """
 
 from __future__ import annotations
@@ -20,24 +19,23 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from pyroute2 import IPRoute
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from netlab import names
 from netlab.kernel import netns
 from netlab.kernel.capture import Capture, Frame
 from netlab.lab import Lab
 from netlab.packets import layers
+from tests.root.journeys import IN, NO_MACS, OUT, Header, Hop, inside, netns_of
 
 DEADLINE = 5.0  # seconds for a frame that must come; it comes in less than a millisecond
 AT_ONCE = 1e-6  # seconds: only what a capture holds already
@@ -72,20 +70,24 @@ class Sighting(NamedTuple):
 
 
 def headers(packet: Any) -> Iterable[Header]:
-    """Yield each Ethernet header and the IP header in it, outermost first."""
+    """Yield each IP header with the Ethernet header before it, outermost first; IP in IP has none between."""
+    macs = NO_MACS
     while packet:
         if isinstance(packet, Ether):
-            ip = packet.payload
-            ttl = ip.hlim if isinstance(ip, IPv6) else ip.ttl
-            yield Header((packet.src, packet.dst), (ip.src, ip.dst), ttl)
+            macs = (packet.src, packet.dst)
+        elif type(packet) in (IP, IPv6):  # not the headers that ICMP errors quote: those are of subclasses
+            yield Header(macs, (packet.src, packet.dst), packet.hlim if isinstance(packet, IPv6) else packet.ttl)
+            macs = NO_MACS
         packet = packet.payload
 
 
 def innermost(packet: Any) -> Any:
     """Return the packet that a pod sent or gets: what is left when tunnels are taken off."""
-    while inner := packet.payload.getlayer(Ether):
-        packet = inner
-    return packet.payload
+    found = packet
+    while packet:
+        found = packet if type(packet) in (IP, IPv6) else found
+        packet = packet.payload
+    return found
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ class Taps:
 
     def _sightings(self, tap: str, start: int = 0) -> Iterable[Sighting]:
         for frame in self._frames[tap][start:]:
-            yield Sighting(tap, OUT if frame.outgoing else IN, layers(frame.payload))
+            yield Sighting(tap, OUT if frame.outgoing else IN, layers(frame.payload, bare=frame.bare))
 
     def _read_one(self, tap: str, wait: float) -> bool:
         """Keep the next frame of a tap; say whether there was one within `wait` seconds."""

@@ -16,8 +16,8 @@ from netlab.kernel import probe
 from netlab.kernel.linux import LinuxKernel
 from netlab.plan.build import build
 from netlab.plan.diff import diff
+from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
-from netlab.topology.allocate import allocate
 from netlab.topology.model import (
     Backend,
     BridgeBackend,
@@ -32,6 +32,7 @@ from netlab.topology.model import (
     VxlanBackend,
 )
 from tests.labs import routed, topology
+from tests.root.ready import wait_until_ready
 
 pytestmark = pytest.mark.root
 
@@ -45,12 +46,13 @@ Checker = Callable[[Topology], Report]
 @pytest.fixture
 def check(tmp_path: Path) -> Iterator[Checker]:
     """Bring a lab up (or change it) and check it."""
-    kernel = LinuxKernel(tmp_path)
+    kernel = LinuxKernel()
 
     def up_and_check(wanted: Topology) -> Report:
         snapshot = allocate(wanted, Snapshot())
         plan = build(wanted, snapshot)
         kernel.apply(diff(kernel.observe(LAB, plan.objects).objects, plan.objects))
+        wait_until_ready(plan.objects)
         return probe.check(wanted, snapshot)
 
     try:

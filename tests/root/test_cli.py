@@ -32,7 +32,12 @@ checks:
 def netlab(*argv: str, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "80", **(env or {})}
     return subprocess.run(
-        [sys.executable, "-m", "netlab", *argv], input=stdin, capture_output=True, text=True, check=False, env=environment
+        [sys.executable, "-m", "netlab", *argv],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
 
 
@@ -76,7 +81,9 @@ def test_json_everywhere_something_is_listed(file: Path) -> None:
     assert [pod["addresses"] for pod in status["pods"]] == [["10.244.1.2"], ["10.244.2.2"]]
     assert status["nodes"][0]["routes"] == ["10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink"]
     shown = json.loads(netlab("inspect", "-o", "json").stdout)["namespaces"]
-    assert {"kind": "bridge", "object": {"name": "cni0", "mtu": 1450, "mac": "0a:58:0a:f4:01:01", "up": True}} in shown["nl-cli.n1"]
+    assert {"kind": "bridge", "object": {"name": "cni0", "mtu": 1450, "mac": "0a:58:0a:f4:01:01", "up": True}} in shown[
+        "nl-cli.n1"
+    ]
     assert json.loads(netlab("check", "-o", "json").stdout)
     assert json.loads(netlab("schema").stdout)["properties"]["backend"]
 
@@ -162,7 +169,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("argv", "status", "said"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("argv", "status", "said"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
 def test_a_mistake_is_explained(up: Path, argv: list[str], status: int, said: str, tmp_path: Path) -> None:
     done = netlab(*[str(up) if word == "FILE" else word for word in argv])
     assert done.returncode == status, done.stderr

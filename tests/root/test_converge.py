@@ -12,6 +12,7 @@ from netlab import names
 from netlab.lab import Lab
 from netlab.plan.diff import Action
 from netlab.plan.drift import differences
+from netlab.plan.objects import FdbEntry
 from netlab.topology.model import HostGwBackend, Node, Pod, Topology, VxlanBackend
 from tests.labs import topology
 
@@ -64,14 +65,8 @@ def test_drift_is_reported_and_repaired(lab: Lab, said: str) -> None:
     member, command = DRIFTS[said]
     before = lab.status().state.objects
     if "MAC" in command:
-        command = command.replace(
-            "MAC",
-            next(
-                e.mac
-                for e in before[names.netns(NAME, "n1")]
-                if "172.18.0.3" in str(e) and hasattr(e, "dst") and hasattr(e, "mac")
-            ),
-        )
+        entries = (entry for entry in before[names.netns(NAME, "n1")] if isinstance(entry, FdbEntry))
+        command = command.replace("MAC", next(entry.mac for entry in entries if str(entry.dst) == "172.18.0.3"))
     ip(member, command)
     found = [str(difference) for difference in differences(lab.status().drift)]
     assert any(line.startswith(said.partition(" via ")[0] if "blackhole" in command else said) for line in found), found
@@ -128,20 +123,32 @@ def change_vni(before: Topology) -> Topology:
     return replace(before, backend=VxlanBackend(vni=42))
 
 
+SERVER = """
+import socket
+listener = socket.create_server(("", 9))
+print("listening", flush=True)
+connection = listener.accept()[0]
+while data := connection.recv(99):
+    connection.sendall(data)
+"""
+CLIENT = """
+import socket, sys
+connection = socket.create_connection((sys.argv[1], 9))
+while True:
+    connection.sendall(input().encode())
+    print(connection.recv(99).decode(), flush=True)
+"""
 EDITS = (add_pod, remove_node, add_node, change_vni, switch_backend)
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
 def test_an_edit_keeps_connections(lab: Lab, edit: Callable[[Topology], Topology]) -> None:
     """A TCP connection between two pods that stay carries data before and after."""
-    server = "import socket;s=socket.create_server(('',9));c=s.accept()[0]\nwhile d:=c.recv(9):c.sendall(d)"
-    client = f"import socket;c=socket.create_connection(('{lab.address('p-2')}',9))\nwhile 1:c.sendall(input().encode());print(c.recv(9).decode(),flush=True)"
     processes = []
     try:
-        listening = f"{server.partition(';c=')[0]};print('up',flush=True);c={server.partition(';c=')[2]}"
-        processes.append(start("p-2", listening))
-        assert processes[0].stdout and processes[0].stdout.readline() == "up\n"
-        processes.append(start("p-1", client))
+        processes.append(start("p-2", SERVER))
+        assert read_line(processes[0]) == "listening"
+        processes.append(start("p-1", CLIENT, lab.address("p-2")))
         assert echo(processes[1], "before") == "before"
         changed = Lab(edit(lab.topology))
         outcome = changed.up()
@@ -156,16 +163,21 @@ def test_an_edit_keeps_connections(lab: Lab, edit: Callable[[Topology], Topology
             process.communicate()
 
 
-def start(member: str, code: str) -> subprocess.Popen[str]:
-    argv = ["ip", "netns", "exec", names.netns(NAME, member), "python3", "-c", code]
+def start(member: str, code: str, *arguments: str) -> subprocess.Popen[str]:
+    argv = ["ip", "netns", "exec", names.netns(NAME, member), "python3", "-c", code, *arguments]
     return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
 def echo(process: subprocess.Popen[str], word: str) -> str:
-    assert process.stdin and process.stdout
+    assert process.stdin
     process.stdin.write(word + "\n")
     process.stdin.flush()
-    return process.stdout.readline().strip()
+    return read_line(process)
 
 
 def test_a_bridge_keeps_its_mtu_when_its_last_port_leaves(lab: Lab) -> None:

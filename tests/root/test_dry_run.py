@@ -9,7 +9,7 @@ import pytest
 
 from netlab.lab import Lab
 from netlab.plan.text import commands
-from netlab.topology.model import HostGwBackend, Netfilter, Topology, VxlanBackend
+from netlab.topology.model import HostGwBackend, IpipBackend, Netfilter, Topology, VxlanBackend
 from tests.labs import routed, topology
 
 pytestmark = pytest.mark.root
@@ -32,6 +32,15 @@ def run_by_hand(lab: Lab) -> None:
 
 @pytest.mark.parametrize("wanted", LABS, ids=lambda wanted: wanted.name)
 def test_a_lab_made_by_hand_is_the_lab(wanted: Topology) -> None:
+    is_made_by_hand(wanted)
+
+
+@pytest.mark.usefixtures("ipip")
+def test_an_ipip_lab_made_by_hand_is_the_lab() -> None:
+    is_made_by_hand(topology("hand8", backend=IpipBackend()))
+
+
+def is_made_by_hand(wanted: Topology) -> None:
     lab = Lab(wanted)
     try:
         run_by_hand(lab)

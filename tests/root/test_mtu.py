@@ -20,7 +20,8 @@ from netlab.topology.model import (
     VxlanBackend,
 )
 from tests.labs import routed, topology
-from tests.root.sniff import ECHO_SIZE, IN, OUT, Taps, address, has_dont_fragment, innermost, kind_of, path_mtu, ping
+from tests.root.journeys import IN, OUT, address
+from tests.root.sniff import ECHO_SIZE, Taps, has_dont_fragment, innermost, kind_of, path_mtu, ping
 
 pytestmark = pytest.mark.root
 

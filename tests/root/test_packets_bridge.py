@@ -15,23 +15,8 @@ from scapy.packet import Raw
 from netlab.lab import Lab
 from netlab.topology.model import BridgeBackend, Pod, Topology
 from tests.labs import topology
-from tests.root.sniff import (
-    COOKIE_BYTES,
-    IN,
-    OUT,
-    Header,
-    Hop,
-    Side,
-    Taps,
-    address,
-    inside,
-    macs,
-    over_bridge,
-    run,
-    send_frame,
-    taps_of,
-    version_of,
-)
+from tests.root.journeys import IN, OUT, Header, Hop, Side, address, inside, macs, over_bridge, run, taps_of
+from tests.root.sniff import COOKIE_BYTES, Taps, send_frame, version_of
 
 pytestmark = pytest.mark.root
 

@@ -10,20 +10,8 @@ from scapy.layers.vxlan import VXLAN
 from netlab.lab import Lab
 from netlab.topology.model import VxlanBackend
 from tests.labs import topology
-from tests.root.sniff import (
-    IN,
-    OUT,
-    Header,
-    Hop,
-    Side,
-    Taps,
-    address,
-    by_route,
-    by_vxlan,
-    on_wire,
-    run,
-    taps_of,
-)
+from tests.root.journeys import IN, OUT, Header, Hop, Side, address, by_route, by_vxlan, on_wire, run, taps_of
+from tests.root.sniff import Taps
 
 pytestmark = pytest.mark.root
 

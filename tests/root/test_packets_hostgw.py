@@ -9,20 +9,8 @@ from netlab.lab import Lab
 from netlab.plan.objects import Route
 from netlab.topology.model import HostGwBackend, VxlanBackend
 from tests.labs import routed, topology
-from tests.root.sniff import (
-    IN,
-    OUT,
-    Header,
-    Hop,
-    Side,
-    Taps,
-    address,
-    by_route,
-    inside,
-    ping,
-    run,
-    taps_of,
-)
+from tests.root.journeys import IN, OUT, Header, Hop, Side, address, by_route, inside, run, taps_of
+from tests.root.sniff import Taps, ping
 
 pytestmark = pytest.mark.root
 

@@ -12,13 +12,12 @@ from scapy.layers.vxlan import VXLAN
 from netlab.lab import Lab
 from netlab.topology.model import VxlanBackend
 from tests.labs import routed, topology
-from tests.root.sniff import (
+from tests.root.journeys import (
     IN,
     OUT,
     Header,
     Hop,
     Side,
-    Taps,
     address,
     by_route,
     by_vxlan,
@@ -27,9 +26,9 @@ from tests.root.sniff import (
     on_wire,
     outer_header,
     run,
-    send_udp,
     taps_of,
 )
+from tests.root.sniff import Taps, send_udp
 
 pytestmark = pytest.mark.root
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from netlab.lab import Lab
 from netlab.plan.objects import FdbEntry, Neighbor, Object, Route, Vxlan
 from netlab.topology.model import Node, Role, VxlanBackend
 from tests.labs import topology
-from tests.root.sniff import IN, OUT, Side, Taps, address, by_vxlan, inside, macs, ping, run, send_udp, taps_of
+from tests.root.journeys import IN, OUT, Side, address, by_vxlan, inside, macs, run, taps_of
+from tests.root.sniff import Taps, ping, send_udp
 
 pytestmark = pytest.mark.root
 
@@ -34,7 +36,7 @@ STRANGE_MAC = "02:00:00:00:00:99"
 def test_the_kernel_holds_flannels_device() -> None:
     with Lab(topology("tpdev", dual_stack=True)) as lab:
         for name, version, mtu in (("flannel.1", 4, 1450), ("flannel-v6.1", 6, 1430)):
-            link, uplink, addresses = inside(lab, "n1", lambda ipr, name=name: _device(ipr, name))
+            link, uplink, addresses = inside(lab, "n1", partial(_device, name=name))
             options = link.get(("linkinfo", "data"))
             assert link.get(("linkinfo", "kind")) == "vxlan"
             assert link.get("mtu") == mtu
@@ -170,7 +172,7 @@ def test_a_fault_stops_packets_where_it_is_and_up_repairs_it(fault: Fault) -> No
             crossing = taps.crossing(cookie)
             assert crossing.taps() == list(TAPS[: TAPS.index(fault.last) + 1])
             assert crossing.replies == crossing.errors == []
-        _is_drift_repaired_by_up(lab, fault.drift, one, two)
+        _check_repair(lab, fault.drift, one, two)
 
 
 def _wait_for_another_to_pass(lab: Lab) -> None:
@@ -179,8 +181,8 @@ def _wait_for_another_to_pass(lab: Lab) -> None:
         assert taps.ping("p-1", address(lab, "p-3")).replies
 
 
-def _is_drift_repaired_by_up(lab: Lab, kinds: tuple[type[Object], ...], one: Side, two: Side) -> None:
-    """Check that `status` reports just these kinds, that `up` changes just that, and that packets pass as before."""
+def _check_repair(lab: Lab, kinds: tuple[type[Object], ...], one: Side, two: Side) -> None:
+    """Check that `status` reports just these kinds of objects and `up` changes just those; then packets pass again."""
     drift = lab.status().drift
     assert {type(op.new or op.old) for op in drift} == set(kinds)
     assert lab.up().ops == drift
@@ -201,7 +203,7 @@ def test_without_its_route_a_node_answers_net_unreachable() -> None:
             error = crossing.error_at("p-1 eth0")
             assert (error[IP].src, error[ICMP].type, error[ICMP].code) == ("10.244.1.1", 3, 0)
             assert crossing.taps() == ["p-1 eth0", "n1 cni0"]
-        _is_drift_repaired_by_up(lab, (Route,), one, two)
+        _check_repair(lab, (Route,), one, two)
 
 
 def test_without_its_neighbour_entry_a_node_asks_in_vain_and_answers_host_unreachable() -> None:
@@ -217,4 +219,4 @@ def test_without_its_neighbour_entry_a_node_asks_in_vain_and_answers_host_unreac
             assert asked == {(OUT, "10.244.2.0")}
             assert crossing.taps() == ["p-1 eth0", "n1 cni0"]
             assert taps.everything("n1 eth0") == []  # no FDB entry for a broadcast, either
-        _is_drift_repaired_by_up(lab, (Neighbor,), one, two)
+        _check_repair(lab, (Neighbor,), one, two)

@@ -22,12 +22,13 @@ from netlab.check.model import Answer, Member, Outcome, Probe
 from netlab.errors import KernelError
 from netlab.kernel import neighbors, netns, probe
 from netlab.topology.model import CheckProtocol
+from tests.root.ready import wait_until_ready
 
 pytestmark = pytest.mark.root
 
 PREFIX = f"nl-tq{os.getpid()}"
 ROOMS = ("switch", "a", "b", "router", "c")
-TIMEOUT = 0.15
+SHORT = 0.3  # seconds: where silence is what is expected
 ADDRESSES = {
     "a": ("10.99.1.1", "fd99:1::1"),
     "b": ("10.99.1.2", "fd99:1::2"),
@@ -84,6 +85,7 @@ def net() -> Iterator[None]:
             _run(room, f"route add default via 10.99.{number}.254", f"route add default via fd99:{number}::fe")
         for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             _write("router", path, "1")
+        wait_until_ready(rooms)
         yield
     finally:
         netns.remove(rooms)
@@ -103,8 +105,8 @@ def _probe(source: str, target: str, **options: object) -> Probe:
     return Probe(_member(source), _member(target, str(address)), address.version, address, **options)
 
 
-def _ask(*probes: Probe) -> list[Answer]:
-    return probe.run(probes, timeout=TIMEOUT)
+def _ask(*probes: Probe, timeout: float = probe.TIMEOUT) -> list[Answer]:
+    return probe.run(probes, timeout=timeout)
 
 
 def _one(source: str, target: str, **options: object) -> Answer:
@@ -119,14 +121,14 @@ def test_hosts_answer_on_a_switch_and_behind_a_router(net: None, v6: bool) -> No
     pairs = [("a", "b"), ("b", "a"), ("a", "c"), ("c", "b"), ("a", "a")]
     answers = _ask(*(_probe(source, target, v6=v6) for source, target in pairs))
     assert [answer.outcome for answer in answers] == [Outcome.ANSWERED] * 5
-    assert all(answer.seconds is not None and 0 <= answer.seconds < TIMEOUT for answer in answers)
+    assert all(answer.seconds is not None and 0 <= answer.seconds < probe.TIMEOUT for answer in answers)
 
 
 def test_each_of_many_answers_goes_to_its_own_question(net: None) -> None:
     """Some addresses answer and some do not: no answer may be booked for a neighbour."""
     _run("b", *(f"addr add 10.99.1.{last}/24 dev eth0" for last in range(100, 150, 2)))
     asked = [f"10.99.1.{last}" for last in range(100, 150)]
-    answers = _ask(*(_probe("a", address) for address in asked))
+    answers = _ask(*(_probe("a", address) for address in asked), timeout=SHORT)
     answered = [address for address, answer in zip(asked, answers, strict=True) if answer.outcome is Outcome.ANSWERED]
     assert answered == asked[::2]
 
@@ -135,7 +137,7 @@ def test_two_checks_at_once_do_not_disturb_each_other(net: None) -> None:
     found: dict[str, list[Answer]] = {}
 
     def ask(target: str) -> None:
-        found[target] = _ask(*[_probe("a", target)] * 300)
+        found[target] = _ask(*[_probe("a", target)] * 300, timeout=SHORT)
 
     threads = [threading.Thread(target=ask, args=(target,)) for target in ("b", "10.99.1.77")]
     for thread in threads:
@@ -148,7 +150,8 @@ def test_two_checks_at_once_do_not_disturb_each_other(net: None) -> None:
 
 def test_silence_is_a_lost_packet_after_two_tries(net: None) -> None:
     _nft("b", "table ip t { chain c { type filter hook input priority 0; icmp type echo-request counter drop; }; }")
-    assert _one("a", "b") == Answer(Outcome.FAILED, None, "no answer within 0.15 s, nor to a second packet")
+    lost = Answer(Outcome.FAILED, None, "no answer within 0.3 s, nor to a second packet")
+    assert _ask(_probe("a", "b"), timeout=SHORT) == [lost]
 
 
 def test_one_lost_packet_is_no_failure(net: None) -> None:
@@ -205,7 +208,6 @@ def test_sizes_within_the_link_are_answered(net: None, size: int, v6: bool) -> N
         ("", "10.99.30.1", "Destination net unreachable, said 10.99.1.254"),
         ("route add unreachable 10.99.30.0/24", "10.99.30.1", "Destination host unreachable, said 10.99.1.254"),
         ("route add prohibit 10.99.30.0/24", "10.99.30.1", "Packet filtered, said 10.99.1.254"),
-        ("route add blackhole 10.99.30.0/24", "10.99.30.1", "no answer within 0.15 s, nor to a second packet"),
         ("", "fd99:30::1", "Destination unreachable: no route, said fd99:1::fe"),
         (
             "route add prohibit fd99:30::/64",
@@ -218,6 +220,12 @@ def test_a_routers_refusal_is_told_in_its_words(net: None, route: str, target: s
     if route:
         _run("router", route)
     assert _one("a", target) == Answer(Outcome.FAILED, None, said)
+
+
+def test_a_blackhole_on_the_way_says_nothing(net: None) -> None:
+    _run("router", "route add blackhole 10.99.30.0/24")
+    lost = Answer(Outcome.FAILED, None, "no answer within 0.3 s, nor to a second packet")
+    assert _ask(_probe("a", "10.99.30.1"), timeout=SHORT) == [lost]
 
 
 @pytest.mark.parametrize(
@@ -274,8 +282,8 @@ def test_a_connection_is_made_or_refused(net: None, v6: bool) -> None:
 
 def test_a_connection_to_silence_times_out(net: None) -> None:
     _nft("b", "table ip t { chain c { type filter hook input priority 0; tcp dport 80 drop; }; }")
-    answers = _ask(_tcp("a", "b", 80), _probe("a", "b"))
-    assert answers[0] == Answer(Outcome.FAILED, None, "connection timed out after 0.3 s")
+    answers = _ask(_tcp("a", "b", 80), _probe("a", "b"), timeout=SHORT)
+    assert answers[0] == Answer(Outcome.FAILED, None, "connection timed out after 0.6 s")
     assert answers[1].outcome is Outcome.ANSWERED
 
 
@@ -297,7 +305,7 @@ def test_a_missing_target_is_a_failed_probe(net: None) -> None:
     netns.remove([_name("b")])
     while "to-b" in netns.call(_name("switch"), lambda: [name for _, name in socket.if_nameindex()]):
         time.sleep(0.005)  # the kernel takes it down by and by
-    assert _one("a", "b").outcome is Outcome.FAILED
+    assert _ask(_probe("a", "b"), timeout=SHORT)[0].outcome is Outcome.FAILED
 
 
 def test_no_descriptor_is_left_open(net: None) -> None:
@@ -309,19 +317,47 @@ def test_no_descriptor_is_left_open(net: None) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
+def _in_a_child(script: str, *wrapper: str) -> str:
+    """Run lines of Python that know this module as `t`; return what they print."""
+    lines = f"import tests.root.test_probe as t\nt.PREFIX = {PREFIX!r}\n{script}"
+    done = subprocess.run([*wrapper, sys.executable, "-c", lines], capture_output=True, text=True, check=False)
+    return done.stdout or done.stderr
+
+
 def test_few_descriptors_are_enough(net: None) -> None:
     """A child whose hard limit leaves it 10 sockets connects 40 times."""
-    probes = [_tcp("a", "c", port) for port in range(100, 140)]
     script = (
-        "import os, resource, tests.root.test_probe as t\n"
-        f"t.PREFIX = {PREFIX!r}\n"
+        "import os, resource\n"
         "limit = len(os.listdir('/proc/self/fd')) + 74\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))\n"
-        f"probes = [t._tcp('a', 'c', port) for port in range(100, {100 + len(probes)})]\n"
-        "print({answer.reason for answer in t._ask(*probes)})\n"
+        "print({answer.reason for answer in t._ask(*(t._tcp('a', 'c', port) for port in range(100, 140)))})\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "{'connection refused: nothing listens there'}\n"
+    assert _in_a_child(script) == "{'connection refused: nothing listens there'}\n"
+
+
+def test_a_low_soft_limit_is_raised(net: None) -> None:
+    script = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (70, 4000))\n"
+        "t._ask(*(t._tcp('a', 'c', port) for port in range(100, 140)))\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
+    )
+    assert _in_a_child(script) == "4000\n"
+
+
+@pytest.mark.parametrize("capability", ["sys_admin", "net_raw"])
+def test_a_missing_right_is_named(net: None, capability: str) -> None:
+    said = _in_a_child("t._one('a', 'b')", "setpriv", f"--bounding-set=-{capability}")
+    assert "the right to send from a lab's namespaces (CAP_SYS_ADMIN and CAP_NET_RAW) is not available here" in said
+    assert "hint: run as root" in said
+
+
+def test_full_send_buffers_are_waited_for_and_then_told(net: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packets to hosts that do not answer ARP stay in the sender's buffer; the smallest one holds few of them."""
+    monkeypatch.setattr("netlab.kernel.probe_sockets.BUFFER_BYTES", 1)
+    answers = _ask(*(_probe("a", f"10.99.1.{last}") for last in range(50, 60)), _probe("b", "a"), timeout=SHORT)
+    assert answers[-1].outcome is Outcome.ANSWERED
+    assert "No buffer space available, said its own kernel" in {answer.reason for answer in answers[:-1]}
 
 
 def test_more_neighbours_than_the_kernel_holds_are_no_obstacle() -> None:

@@ -12,7 +12,8 @@ from netlab.lab import Lab
 from netlab.plan.objects import Ruleset
 from netlab.topology.model import Netfilter, Node, Role, Topology
 from tests.labs import topology
-from tests.root.sniff import IN, OUT, Side, Taps, address, ping, run, send_udp
+from tests.root.journeys import IN, OUT, Side, address, run
+from tests.root.sniff import Taps, ping, send_udp
 
 pytestmark = pytest.mark.root
 
@@ -90,7 +91,7 @@ def test_nft_lists_flannels_table(version: int) -> None:
         "}",
         "}",
     ]
-    assert others == [f"table {name}" for name in ("ip flannel-ipv4", "ip6 flannel-ipv6")[: 2 if version == 6 else 1]]
+    assert others == ["table ip flannel-ipv4", "table ip6 flannel-ipv6"][: 2 if version == 6 else 1]
 
 
 def _listed(lab: Lab, command: str) -> list[str]:

@@ -16,9 +16,9 @@ import pytest
 
 from netlab.errors import NetlabError
 from netlab.kernel import netns, proc, residents
-from netlab.kernel.process import Life, ProcessState, Supervisor, write_etc
 from netlab.plan.etc import EtcFiles
 from netlab.plan.objects import PAUSE, Process
+from netlab.supervisor.client import Life, ProcessState, Supervisor, write_etc
 from netlab.supervisor.spec import CONTROL
 from tests.waiting import until
 

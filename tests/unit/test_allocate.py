@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netlab.errors import PlanError
+from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
-from netlab.topology.allocate import allocate
 from netlab.topology.ipam import fits, pod_cidrs
 from netlab.topology.model import Node, Pod, Role
 from tests.labs import VxlanBackend, random_topology, routed, topology

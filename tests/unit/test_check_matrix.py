@@ -10,8 +10,8 @@ import pytest
 from netlab.check.matrix import by_design, judge, members, pairs, report, stated
 from netlab.check.model import Answer, Outcome, Probe, Result
 from netlab.errors import StoreError, UsageError
+from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
-from netlab.topology.allocate import allocate
 from netlab.topology.model import (
     BridgeBackend,
     Check,

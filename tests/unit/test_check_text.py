@@ -11,8 +11,8 @@ import pytest
 from netlab.check.matrix import pairs, report, stated
 from netlab.check.model import Answer, Outcome, Probe, Report
 from netlab.check.text import render, to_json
+from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
-from netlab.topology.allocate import allocate
 from netlab.topology.model import BridgeBackend, Check, CheckProtocol, Expect, Pod, Topology
 from tests.labs import topology
 

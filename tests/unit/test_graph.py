@@ -22,8 +22,8 @@ from netlab.graph import GraphFormat, render
 from netlab.graph.scene import Detail, Scene, compose
 from netlab.graph.style import Type, shorten, text_width
 from netlab.plan.objects import Addr, Bridge
+from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
-from netlab.topology.allocate import allocate
 from netlab.topology.model import (
     HostGwBackend,
     IpipBackend,

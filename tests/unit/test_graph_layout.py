@@ -10,8 +10,8 @@ from netlab.graph.card import PAD, Rect, pod_lines
 from netlab.graph.layout import MARGIN, Layout, Point, arrange, bar_width
 from netlab.graph.scene import Detail, compose
 from netlab.graph.style import Type, text_width
+from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
-from netlab.topology.allocate import allocate
 from netlab.topology.model import Topology
 from tests import labs
 from tests.unit.test_graph import LABS

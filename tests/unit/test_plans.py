@@ -15,8 +15,8 @@ from netlab.codec import from_json, to_json
 from netlab.plan.build import counts
 from netlab.plan.diff import diff
 from netlab.plan.text import commands
+from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
-from netlab.topology.allocate import allocate
 from netlab.topology.load import load
 from netlab.topology.model import Topology
 from tests.labs import planned
@@ -30,7 +30,8 @@ MANY = 2000  # operations: beyond, the golden holds counts
 def test_plan_is_as_agreed(file: Path) -> None:
     plan = planned(load(file))
     ops = diff({}, plan.objects)
-    lines = list(commands(ops)) if len(ops) < MANY else [f"{n} {kind}" for kind, n in sorted(counts(plan.objects).items())]
+    numbers = [f"{number} {kind}" for kind, number in sorted(counts(plan.objects).items())]
+    lines = list(commands(ops)) if len(ops) < MANY else numbers
     lines += [f"# left out in {refusal.netns}: {refusal.what}: {refusal.why}" for refusal in plan.refusals]
     golden = GOLDEN / f"{file.stem}.txt"
     if "NETLAB_UPDATE_GOLDEN" in os.environ:

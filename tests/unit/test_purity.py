@@ -12,7 +12,7 @@ import netlab
 
 ROOT = Path(netlab.__file__).parent
 PURE = (
-    "topology/allocate.py",
+    "store/allocate.py",
     "topology/ipam.py",
     "topology/model.py",
     "plan",

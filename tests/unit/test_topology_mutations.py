@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from netlab.errors import TopologyError
 from netlab.plan.build import build
+from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
 from netlab.topology import document
-from netlab.topology.allocate import allocate
 from netlab.topology.load import load, load_text
 from netlab.topology.model import Topology
 
