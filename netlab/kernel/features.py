@@ -1,6 +1,6 @@
 """What this kernel and machine can do, what of netlab needs it, and how to get it.
 
-Everything is found out by trying (`probes`), in namespaces that end with the try. One thing is not tried: a module that
+Everything is found out by trying (`feature_probes`), in namespaces that end with the try. One thing is not tried: a module that
 is installed but not loaded counts as available, because loading changes the machine (ipip adds tunl0 to every
 namespace, dummy adds dummy0). Packet filters load what every call of their programs loads.
 
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from netlab.errors import NotSupported
-from netlab.kernel import netns, probes
-from netlab.kernel.probes import Finding, Probe
+from netlab.kernel import feature_probes as probes
+from netlab.kernel import netns
+from netlab.kernel.feature_probes import Finding, Probe
 from netlab.kernel.userns import CAP_NET_ADMIN, CAP_SYS_ADMIN
 
 

@@ -28,9 +28,10 @@ def lab() -> Iterator[Lab]:
 
 
 def ip(member: str, command: str) -> None:
-    """Do something by hand in a member's namespace."""
-    program, _, rest = command.partition(" ")
-    subprocess.run([program, "-n", names.netns(NAME, member), *rest.split()], check=True)
+    """Do something by hand in a member's namespace: one command, or several with "; " between them."""
+    for one in command.split("; "):
+        program, _, rest = one.partition(" ")
+        subprocess.run([program, "-n", names.netns(NAME, member), *rest.split()], check=True)
 
 
 def pings(lab: Lab, source: str = "p-1", target: str = "p-2") -> bool:
@@ -48,7 +49,7 @@ DRIFTS: dict[str, tuple[str, str]] = {
     "n1: interface flannel.1: is down": ("n1", "ip link set flannel.1 down"),
     "n1: interface cni0: mtu is 1400, should be 1450": ("n1", "ip link set cni0 mtu 1400"),
     "p-1: interface eth0: mtu is 1300, should be 1450": ("p-1", "ip link set eth0 mtu 1300"),
-    "p-1: interface eth0: missing": ("p-1", "ip link set eth0 name wan0"),
+    "p-1: interface eth0: missing": ("p-1", "ip link set eth0 down; ip link set eth0 name wan0"),
     "n1: interface flannel.1: missing": ("n1", "ip link del flannel.1"),
     "n1: interface cni0: missing": ("n1", "ip link del cni0"),
     "n1: neighbor 10.244.2.0 lladdr": ("n1", "ip neigh flush dev flannel.1 nud permanent"),

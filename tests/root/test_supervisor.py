@@ -459,7 +459,9 @@ def test_a_stale_status_file_misleads_nobody(place: Place) -> None:
 def test_residents_are_told_apart_by_their_mark(place: Place) -> None:
     def start(**environment: str) -> subprocess.Popen[bytes]:
         environment |= {"PATH": os.environ["PATH"]}
-        return netns.call(place.netns("web"), lambda: subprocess.Popen(SLEEP, env=environment))
+        process = netns.call(place.netns("web"), lambda: subprocess.Popen(SLEEP, env=environment))
+        until(lambda: proc.name_of(process.pid) == "sleep")  # execve(2) closes Popen's pipe before it changes the name
+        return process
 
     def name(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
         return (process.pid, "sleep", place.netns("web"))
