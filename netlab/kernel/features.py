@@ -1,10 +1,8 @@
 """What this kernel and machine can do, what of netlab needs it, and how to get it.
 
-Everything is found out by trying (`feature_probes`), in namespaces that end with the try. One thing is not tried: a module that
-is installed but not loaded counts as available, because loading changes the machine (ipip adds tunl0 to every
-namespace, dummy adds dummy0). Packet filters load what every call of their programs loads.
-
-Add a feature: one row in `_ROWS`.
+Everything is found out by trying (`feature_probes`), in namespaces that end with the try. One thing is not tried: a
+module that is installed but not loaded counts as available, because loading changes the machine (ipip adds tunl0 to
+every namespace, dummy adds dummy0). Packet filters load what every call of their programs loads.
 """
 
 from __future__ import annotations

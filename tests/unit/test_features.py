@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from netlab.kernel import features, probes
+from netlab.kernel import feature_probes as probes
+from netlab.kernel import features
 
 MODULES = """\
 kernel/net/ipv4/ipip.ko.xz: kernel/net/ipv4/tunnel4.ko.xz kernel/net/ipv4/ip_tunnel.ko.xz
