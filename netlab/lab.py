@@ -10,6 +10,7 @@ This is also the Python API:
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from netlab.kernel.linux import LinuxKernel, no_progress
 from netlab.kernel.linux import labs as labs_in_kernel
 from netlab.plan.build import build
 from netlab.plan.diff import Op, diff
+from netlab.plan.drift import differences
 from netlab.plan.etc import pod_files
-from netlab.plan.objects import Netns, Plan, State
+from netlab.plan.objects import Netns, Objects, Plan, Ruleset, State
 from netlab.plan.rules import tools
 from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
@@ -115,16 +117,35 @@ class Lab:
             return Outcome(found.drift, found.plan, time.monotonic() - started)
         self._require()
         with self.folder.lock(wait), LinuxKernel(self.keeper) as kernel:
+            old_rules = self._old_rules()
             plan = self._acquire()
-            before = kernel.observe(self.name, plan.objects).objects
+            like = {netns: entries | old_rules.get(netns, frozenset()) for netns, entries in plan.objects.items()}
+            before = kernel.observe(self.name, like).objects
             ops = first = diff(before, plan.objects)
             begin(len(ops))
             for _ in range(ROUNDS):
                 kernel.apply(ops, progress)
                 if not before or not ops:
                     break
-                ops = diff(kernel.observe(self.name, plan.objects).objects, plan.objects)
+                ops = diff(kernel.observe(self.name, like).objects, plan.objects)
+            else:
+                if ops:
+                    raise _restless(self.name, ops)
             return Outcome(tuple(first), plan, time.monotonic() - started)
+
+    def _old_rules(self) -> Objects:
+        """Return the rulesets that the last `up` made, if the topology now wants others: nothing else names them."""
+        record = self.folder.find_record()
+        if record is None or _rule_choices(record.topology) == _rule_choices(self.topology):
+            return {}
+        snapshot = self.folder.store.read()
+        if not snapshot.covers(record.topology):
+            return {}
+        objects = build(record.topology, snapshot).objects
+        return {
+            netns: frozenset(entry for entry in entries if isinstance(entry, Ruleset))
+            for netns, entries in objects.items()
+        }
 
     def _require(self) -> None:
         """Raise NotSupported before anything is changed where this machine lacks what some do."""
@@ -262,6 +283,17 @@ def remove(name: str, *, wait: float = LOCK_WAIT) -> bool:
 def labs() -> list[str]:
     """List every lab that has a namespace or a folder, sorted."""
     return sorted({*labs_in_kernel(), *known_labs()})
+
+
+def _rule_choices(topology: Topology) -> tuple[object, ...]:
+    return topology.netfilter, topology.ip_masq, topology.families
+
+
+def _restless(name: str, ops: Sequence[Op]) -> KernelError:
+    """Word a lab that is not as it should be after everything was done, more than once."""
+    left = differences(ops)
+    hint = "something else changes it at the same time; `netlab status` shows what differs"
+    return KernelError(errno.EAGAIN, f"lab {name}: {left[0] if left else ops[0]}", f"after {ROUNDS} repairs", hint)
 
 
 def _suggest(wrong: str, right: Iterable[str]) -> str:

@@ -99,7 +99,7 @@ class LinuxKernel:
         self._close([*members, fabric])
         netns.remove(members)
         if netns.is_alive(fabric) and not strangers:
-            netns.call(fabric, observe.wait_for_cables_to_go)
+            netns.call(fabric, observe.wait_for_cables_to_go, len(members))
         netns.remove([fabric])
         return [f"{entry.name} (pid {entry.pid}, in {entry.netns})" for entry in strangers]
 

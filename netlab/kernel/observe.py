@@ -17,6 +17,7 @@ from netlab.kernel.netlink import Socket
 from netlab.plan.objects import LINKS, Netns, Object, OtherLink, Route, Vxlan
 
 TIMEOUT = 15.0  # seconds for what the kernel does in the background
+SLOW_END = 0.05  # seconds that one namespace may need to end; an emulated machine needs 0.02 for each
 KERNEL_MADE = {"tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0"}
 
 
@@ -101,22 +102,23 @@ def wait_for_ports(socket: Socket, netns: Netns, ports: set[str]) -> None:
         raise KernelError(errno.ETIMEDOUT, f"{netns}: wait for ports {' '.join(left)}", "they do not forward", hint)
 
 
-def wait_for_cables_to_go() -> None:
-    """Wait until no veth is left in this thread's namespace: those of namespaces that end go with them.
+def wait_for_cables_to_go(namespaces: int) -> None:
+    """Wait until no veth is left in this thread's namespace: those of `namespaces` namespaces that end go with them.
 
-    The kernel ends namespaces in the background, in batches. Raises KernelError when they outlive TIMEOUT.
+    The kernel ends namespaces in the background, in batches. Raises KernelError when they outlive TIMEOUT and SLOW_END.
     """
     socket = Socket()
-    left = _wait_until_empty(lambda: [raw.name for raw in links(socket) if raw.kind == "veth" and raw.is_ours])
+    timeout = TIMEOUT + SLOW_END * namespaces
+    left = _wait_until_empty(lambda: [raw.name for raw in links(socket) if raw.kind == "veth" and raw.is_ours], timeout)
     socket.close()
     if left:
         hint = "see who is inside: `ip netns pids NAME`, or lsns -t net"
         raise KernelError(errno.EBUSY, f"remove {len(left)} cables", "a process still holds a namespace", hint)
 
 
-def _wait_until_empty(find: Callable[[], list[str]]) -> list[str]:
-    """Look again and again until nothing is found any more; return what is left after TIMEOUT."""
-    deadline = time.monotonic() + TIMEOUT
+def _wait_until_empty(find: Callable[[], list[str]], timeout: float = TIMEOUT) -> list[str]:
+    """Look again and again until nothing is found any more; return what is left after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
     pause = 0.001
     while (left := find()) and time.monotonic() < deadline:
         time.sleep(pause)

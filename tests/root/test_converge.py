@@ -13,7 +13,7 @@ from netlab.lab import Lab
 from netlab.plan.diff import Action
 from netlab.plan.drift import differences
 from netlab.plan.objects import FdbEntry
-from netlab.topology.model import HostGwBackend, Node, Pod, Topology, VxlanBackend
+from netlab.topology.model import HostGwBackend, Netfilter, Node, Pod, Topology, VxlanBackend
 from tests.labs import topology
 
 pytestmark = pytest.mark.root
@@ -186,3 +186,26 @@ def test_a_bridge_keeps_its_mtu_when_its_last_port_leaves(lab: Lab) -> None:
     for pod in ("p-1", "p-4"):
         ip(pod, "ip link del eth0")
     assert not [d for d in differences(lab.status().drift) if "cni0" in str(d)]
+
+
+def rules_of(member: str) -> str:
+    """Return every rule in a member's namespace that is flannel's, by the tools' own listings."""
+    listings = (["iptables-save"], ["nft", "list", "ruleset"])
+    argvs = [["ip", "netns", "exec", names.netns(NAME, member), *argv] for argv in listings]
+    outputs = [subprocess.run(argv, capture_output=True, text=True, check=True).stdout for argv in argvs]
+    return "\n".join(line for output in outputs for line in output.splitlines() if "flannel" in line.lower())
+
+
+def test_rules_that_are_not_wanted_any_more_go(lab: Lab) -> None:
+    assert "FLANNEL-POSTRTG" in rules_of("n1")
+    Lab(replace(lab.topology, ip_masq=False)).up()
+    assert "FLANNEL-POSTRTG" not in rules_of("n1")
+    assert "FLANNEL-FWD" in rules_of("n1")
+    nftables = Lab(replace(lab.topology, netfilter=Netfilter.NFTABLES))
+    nftables.up()
+    assert "FLANNEL" not in rules_of("n1")
+    assert "table ip flannel-ipv4" in rules_of("n1")
+    assert nftables.up().ops == ()
+    lab.up()
+    assert "flannel-ipv4" not in rules_of("n1")
+    assert "FLANNEL-POSTRTG" in rules_of("n1")
