@@ -23,7 +23,7 @@ from netlab.check.matrix import LIMIT
 from netlab.check.model import Report
 from netlab.errors import KernelError, NetlabError, UsageError
 from netlab.folder import LabFolder, Record, known_labs
-from netlab.kernel import enter, netfilter
+from netlab.kernel import enter, netfilter, sysctl
 from netlab.kernel.enter import Place
 from netlab.kernel.linux import LinuxKernel, no_progress
 from netlab.kernel.linux import labs as labs_in_kernel
@@ -150,6 +150,8 @@ class Lab:
     def _require(self) -> None:
         """Raise NotSupported before anything is changed where this machine lacks what some do."""
         netfilter.require(tools(self.topology.netfilter, self.topology.families))
+        if 6 in self.topology.families:
+            sysctl.require_ipv6("a dual-stack lab")
         if isinstance(self.topology.backend, IpipBackend):
             from netlab.kernel import features  # loads pyroute2
 

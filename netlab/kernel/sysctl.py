@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 
-from netlab.errors import KernelError
+from netlab.errors import KernelError, NotSupported
 from netlab.kernel import netns
 from netlab.plan.objects import Netns, Objects, Sysctl
 
 ROOT = "/proc/sys/"
+
+
+def require_ipv6(needed_by: str) -> None:
+    """Raise NotSupported where the kernel has no IPv6 at all."""
+    if not os.path.exists(f"{ROOT}net/ipv6"):
+        raise NotSupported("IPv6", needed_by, "boot the kernel without ipv6.disable=1, or use IPv4 networks only")
 
 
 def write(settings: Iterable[tuple[Netns, Sysctl]]) -> None:
@@ -24,6 +31,8 @@ def write(settings: Iterable[tuple[Netns, Sysctl]]) -> None:
                 with open(ROOT + setting.path, "w") as file:
                     file.write(setting.value)
             except OSError as exc:
+                if _find_value(setting.path) == setting.value:
+                    continue
                 raise KernelError(exc.errno, f"{name}: set sysctl {setting.path} to {setting.value}") from exc
 
     netns.call_each(by_netns, write_all)

@@ -82,7 +82,8 @@ def output_of(*argv: str, place: Place = PLACE, stdin: str = "") -> str:
 
 # --- what a command sees ---------------------------------------------------------------------------------------------
 
-SCRIPT = "cat /etc/hosts /etc/resolv.conf; hostname; echo $HOSTNAME $NETLAB_LAB $COLOUR; ls /sys/class/net; pwd"
+INTERFACES = "ls /sys/class/net | grep -x 'lo\\|eth.'"  # tunnel modules add devices to every namespace
+SCRIPT = f"cat /etc/hosts /etc/resolv.conf; hostname; echo $HOSTNAME $NETLAB_LAB $COLOUR; {INTERFACES}; pwd"
 SEEN = f"{HOSTS}{RESOLV_CONF}web\nweb {LAB} red\neth7\nlo\n/tmp\n"
 COLOURED = Place(NETNS, HOSTS, RESOLV_CONF, hostname="web", env={"COLOUR": "red"}, cwd="/tmp")
 

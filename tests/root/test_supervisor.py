@@ -135,7 +135,8 @@ def test_a_container_finds_its_pod(place: Place) -> None:
     netns.call(place.netns("web"), subprocess.run, ["ip", "link", "add", "eth0", "type", "bridge"])
     place.supervisor.change(start=place.pod("db", Process("db", "c", SLEEP)))  # nothing of it must show
     script = """
-        hostname; cat /etc/hosts /etc/resolv.conf; ls /sys/class/net; pwd; readlink /proc/self/fd/0
+        hostname; cat /etc/hosts /etc/resolv.conf
+        ls /sys/class/net | grep -x 'lo\\|eth.'; pwd; readlink /proc/self/fd/0
         echo $NETLAB_LAB $NETLAB_POD $NETLAB_CONTAINER $HOSTNAME $COLOUR; ls /proc/self/fd
         grep $NETLAB_LAB /proc/mounts; echo to-stderr >&2
     """
