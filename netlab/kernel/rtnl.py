@@ -235,6 +235,11 @@ DUMP_ADDRESSES = Message(RTM_GETADDR, 0, _IFADDR.pack(0, 0, 0, 0, 0))
 DUMP_NEIGHBORS = Message(RTM_GETNEIGH, 0, _NDMSG.pack(0, 0, 0, 0, 0))
 
 
+def get_link(index: int) -> Message:
+    """Ask for one interface. The kernel takes note of its carrier before it answers (rtnl_getlink, Linux 6.8)."""
+    return Message(RTM_GETLINK, 0, _IFINFO.pack(0, 0, index, 0, 0) + _NO_STATS)
+
+
 def dump_routes(version: int) -> Message:
     """Ask for the routes of the main table of one IP version."""
     body = _RTMSG.pack(FAMILY[version], 0, 0, 0, 0, 0, 0, 0, 0) + attribute_u32(RTA_TABLE, RT_TABLE_MAIN)

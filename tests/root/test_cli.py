@@ -163,7 +163,7 @@ MISTAKES = [
     (["stauts"], 2, "did you mean `netlab status`?"),
     (["up", "--frobnicate"], 2, "--frobnicate"),
     (["up", "FILE", "--backend", "vxlna"], 2, "did you mean 'vxlan'"),
-    (["capture", "n1", "-i", "eth9", "--idle", "0.1"], 1, "it has lo, cni0, eth0, "),
+    (["capture", "n1", "-i", "eth9", "--idle", "0.1"], 1, ", cni0, eth0, "),
     (["logs", "p-1"], 2, "it has no containers"),
     (["graph", "--write", "/nonexistent/x.svg"], 1, "cannot write /nonexistent/x.svg"),
 ]

@@ -50,6 +50,16 @@ def test_five_minutes() -> None:
     assert labs() == []
 
 
+@pytest.mark.skipif(not Path(".venv").exists(), reason="needs the environment that scripts/setup makes")
+def test_the_demo() -> None:
+    assert "    scripts/demo" in section("Start")
+    done = shell("scripts/demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for sign in ("vxlan-3: up (3 nodes, 6 pods, vxlan)", "53 as expected", "VXLAN VNI 1", "vxlan-3: down"):
+        assert sign in done.stdout
+    assert labs() == []
+
+
 def test_the_file_shown_is_the_file_shipped() -> None:
     shown = section("Five minutes").partition("vxlan-3.yaml\n")[2].partition("    ...")[0]
     lines = [line.strip() for line in shown.splitlines() if line.strip()]
