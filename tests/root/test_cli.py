@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -191,6 +192,8 @@ def test_a_bad_file_changes_nothing(up: Path) -> None:
     assert netlab("down", str(up)).returncode == 0  # the file still names its lab
 
 
+# Where the signal meets a callback of Python's import system, Python says so and goes on: nobody can catch that.
+UNRAISABLE = re.compile(r"Exception ignored in.*?KeyboardInterrupt: *\n", re.DOTALL)
 STARTED = "from netlab.cli.main import main; print('started', flush=True); main()"
 
 
@@ -204,7 +207,7 @@ def test_ctrl_c_in_the_middle_is_no_harm(file: Path, delay: float) -> None:
     time.sleep(delay)  # there is no condition to await: any moment must do
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert "Traceback" not in said
+    assert "Traceback" not in UNRAISABLE.sub("", said)
     assert process.returncode in (0, 130, -signal.SIGINT)
     assert netlab("up", str(file)).returncode == 0
     assert netlab("status").returncode == 0
