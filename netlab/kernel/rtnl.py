@@ -73,7 +73,7 @@ def _flags(link: Link) -> int:
 
 
 # A veth end is made with a queue for each processor and cut down to one, which waits for an RCU grace period; asked for
-# one, it is not (drivers/net/veth.c: veth_init_queues). That is most of the time that a cable takes.
+# one, it is not (drivers/net/veth.c: veth_init_queues). That was a third of a cable's time, and most on a busy machine.
 _ONE_QUEUE = attribute_u32(IFLA_NUM_TX_QUEUES, 1) + attribute_u32(IFLA_NUM_RX_QUEUES, 1)
 
 

@@ -17,12 +17,10 @@ from tests.bench.report import Rounds, Sample, find_ratio, shuffled, spread, up_
 SIZES = (2, 20, 100, 300, 1000)
 LARGE, LARGE_ROUNDS = 1000, 2  # a round takes half a minute there
 BASES = ("raw", "ip", "ip-classic")
-
-
 LEGEND = """\
 middle (lowest-highest) of the rounds; ratios are taken within each round
 up, down: whole commands from start to exit, or the program's own clock without its start and imports
-whole: everything from start to exit; peak: the largest process, or 20 MB where that is smaller"""
+whole: everything from start to exit; peak: the largest process (the measuring one's 20 MB where that is more)"""
 
 
 class Target(NamedTuple):
