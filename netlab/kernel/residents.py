@@ -19,6 +19,7 @@ from netlab.kernel import netns, proc
 MARK = "NETLAB_LAB"  # in the environment of every process that netlab starts in a lab
 GRACE = 1.0  # seconds
 ROUNDS = 8
+SETTLING = 0.5  # seconds after which a process that shows no mark is somebody else's
 DEATH_TIMEOUT = 30.0  # seconds that the kernel may need to take a killed process away
 
 
@@ -48,15 +49,21 @@ def processes_in(netns_names: Iterable[str], lab: str) -> list[Resident]:
 def end_marked(netns_names: Iterable[str], lab: str) -> list[Resident]:
     """End the residents that are ours, gently first: a shell restores its terminal. Return the others.
 
-    Raises NetlabError when one stays.
+    Raises NetlabError when one stays. Others are looked at twice: between fork and exec, and while it exits, a process
+    that a killed netlab had started shows no mark.
     """
     netns_names = list(netns_names)
+    settled = False
     for _ in range(ROUNDS):  # one that ends may have forked meanwhile
         residents = processes_in(netns_names, lab)
-        ours = [(resident.pid, resident.started) for resident in residents if resident.ours]
-        if not ours:
+        if ours := [(resident.pid, resident.started) for resident in residents if resident.ours]:
+            end(ours, gently=(signal.SIGHUP, signal.SIGTERM))
+        elif residents and not settled:
+            with _open((resident.pid, resident.started) for resident in residents) as others:
+                _wait(others, SETTLING)
+            settled = True
+        else:
             return residents
-        end(ours, gently=(signal.SIGHUP, signal.SIGTERM))
     raise NetlabError(f"processes of lab {lab} start faster than they can be ended", "stop what starts them")
 
 

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.root
 LAB = "nl-tsup"
 FABRIC = f"nl-{LAB}"
 MEMBERS = ("n1", "web", "db")
+PATH = {"PATH": os.environ["PATH"]}
 SLEEP = ("sleep", "infinity")
 LISTEN = """
 import socket, sys
@@ -459,8 +460,7 @@ def test_a_stale_status_file_misleads_nobody(place: Place) -> None:
 
 def test_residents_are_told_apart_by_their_mark(place: Place) -> None:
     def start(**environment: str) -> subprocess.Popen[bytes]:
-        environment |= {"PATH": os.environ["PATH"]}
-        process = netns.call(place.netns("web"), lambda: subprocess.Popen(SLEEP, env=environment))
+        process = netns.call(place.netns("web"), lambda: subprocess.Popen(SLEEP, env=PATH | environment))
         until(lambda: proc.name_of(process.pid) == "sleep")  # execve(2) closes Popen's pipe before it changes the name
         return process
 
@@ -485,9 +485,21 @@ def test_residents_are_told_apart_by_their_mark(place: Place) -> None:
             process.wait()
 
 
+@pytest.mark.parametrize("then", [f"exec env NETLAB_LAB={LAB} sleep 60", "exit"])
+def test_a_resident_without_a_mark_may_be_starting_or_ending(place: Place, then: str) -> None:
+    """A killed netlab's child shows its mark only after exec, and no longer while it exits."""
+    script = ["sh", "-c", f"echo up; sleep 0.1; {then}"]
+    child = netns.call(place.netns("web"), lambda: subprocess.Popen(script, env=PATH, stdout=subprocess.PIPE))
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"up\n"
+    assert residents.end_marked([place.netns("web")], LAB) == []
+    assert child.wait() in (-signal.SIGHUP, 0)
+    child.stdout.close()
+
+
 def test_a_resident_that_ignores_hangups_is_killed(place: Place) -> None:
     script = "trap '' HUP TERM; echo up; while :; do sleep 60; done"
-    environment = {"NETLAB_LAB": LAB, "PATH": os.environ["PATH"]}
+    environment = PATH | {"NETLAB_LAB": LAB}
     stubborn = netns.call(
         place.netns("web"), lambda: subprocess.Popen(["sh", "-c", script], env=environment, stdout=subprocess.PIPE)
     )
