@@ -1,7 +1,7 @@
 """Frozen dataclasses to JSON values and back, by their type hints: how a lab's state is kept and shown.
 
 Knows what the models use: dataclasses, unions of dataclasses (told apart by their class attribute `type`), tuples,
-mappings, enums, addresses and networks, `None`, and plain values. It trusts its input: netlab wrote it.
+mappings, enums, addresses and networks, paths, `None`, and plain values. It trusts its input: netlab wrote it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
     if origin is not None and issubclass(origin, Mapping):
         item = _reader(arguments[1])
         return lambda value: {key: item(entry) for key, entry in value.items()}
-    if isinstance(kind, type) and issubclass(kind, (*ADDRESSES, *NETWORKS, Enum)):
+    if isinstance(kind, type) and issubclass(kind, (*ADDRESSES, *NETWORKS, Enum, Path)):
         return kind
     return lambda value: value
 

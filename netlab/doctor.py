@@ -13,6 +13,7 @@ from netlab.kernel.features import Feature, Kind
 
 BASIC = frozenset({"network namespaces", "veth", "bridge"})  # what the smallest lab is made of
 OUTSIDE = (Kind.PROGRAM, Kind.LIMIT)  # the same for every namespace, or not to be seen from inside one
+NOT_THE_KERNELS = (Kind.PRIVILEGE, *OUTSIDE)  # a guest's kernel has no part in them
 
 WITHOUT_ROOT = (
     "this machine's own interfaces, routes and rules: a lab cannot be joined to them",
@@ -33,6 +34,16 @@ class Report:
     untried: str
     features: tuple[Feature, ...]
     without_root: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One feature of this kernel and of a guest's."""
+
+    name: str
+    kind: Kind
+    here: Feature
+    guest: Feature
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,16 @@ def judge(found: Sequence[Feature], *, rootless: bool, untried: str) -> Report:
     order = list(Kind)
     in_order = tuple(sorted(found, key=lambda feature: order.index(feature.kind)))
     return Report(ready, rootless, untried, in_order, WITHOUT_ROOT if rootless else ())
+
+
+def compare(here: Report, guest: Report) -> tuple[Row, ...]:
+    """Put what two kernels offer side by side, in the order in which `here` shows it."""
+    others = {feature.name: feature for feature in guest.features}
+    return tuple(
+        Row(feature.name, feature.kind, feature, others[feature.name])
+        for feature in here.features
+        if feature.kind not in NOT_THE_KERNELS and feature.name in others
+    )
 
 
 def find_commands(search_path: str) -> list[Command]:

@@ -9,6 +9,7 @@
     ├── ProgramError                1  a program that netlab ran failed
     ├── StoreError                  1  the lab's state cannot be read or written
     │   └── LeaseConflict           1  two nodes want one podCIDR
+    ├── VmError                     1  a virtual machine did not come up, or ended
     └── Busy                        1  another netlab works on the same lab
 
 A message names the object, what failed and why; `hint` says what to do.
@@ -124,6 +125,15 @@ class StoreError(NetlabError):
 
 class LeaseConflict(StoreError):
     """Two nodes want the same podCIDR or public address."""
+
+
+class VmError(NetlabError):
+    """A virtual machine did not come up, or ended while it was needed."""
+
+    def __init__(self, vm: str, why: str, hint: str = "") -> None:
+        super().__init__(f"{vm}: {why}", hint)
+        self.vm = vm
+        self.why = why
 
 
 class Busy(NetlabError):

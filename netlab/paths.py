@@ -53,6 +53,19 @@ def choose_state_dir(uid: int, environ: Mapping[str, str]) -> Path:
     return (Path(xdg) if xdg.startswith("/") else _home(uid, environ) / ".local/state") / "netlab"
 
 
+def cache_dir() -> Path:
+    """Return the folder of what can be made again: $NETLAB_CACHE, or the user's own. It may not exist yet."""
+    return choose_cache_dir(real_uid(), os.environ)
+
+
+def choose_cache_dir(uid: int, environ: Mapping[str, str]) -> Path:
+    """Decide where a user's cache is kept. Relative XDG paths are ignored (XDG Base Directory 0.8)."""
+    if chosen := environ.get("NETLAB_CACHE"):
+        return Path(chosen).absolute()
+    xdg = environ.get("XDG_CACHE_HOME", "")
+    return (Path(xdg) if xdg.startswith("/") else _home(uid, environ) / ".cache") / "netlab"
+
+
 def _home(uid: int, environ: Mapping[str, str]) -> Path:
     if home := environ.get("HOME"):
         return Path(home)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -14,7 +15,7 @@ from netlab.cli.common import output_option, print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from netlab.doctor import Report
+    from netlab.doctor import Report, Row
     from netlab.kernel.features import Feature
 
 PIPE_WIDTH = 80  # columns where there is no terminal
@@ -23,9 +24,10 @@ MISSING_BASICS = 3  # the exit status of a machine that lacks something (errors.
 
 
 @click.command("doctor")
+@click.option("--vm", is_flag=True, help="Also try the kernel of netlab's VMs, and show both side by side.")
 @output_option
 @click.pass_context
-def doctor_command(ctx: click.Context, output: str) -> None:
+def doctor_command(ctx: click.Context, vm: bool, output: str) -> None:
     """Say what this kernel and machine can run, what they lack, who needs it and how to get it.
 
     Everything is tried in namespaces that end with the try; nothing of this machine is changed. Without root it is
@@ -40,15 +42,44 @@ def doctor_command(ctx: click.Context, output: str) -> None:
       untried       why link types and packet filters could not be tried, or ""
       features      a list of {name, kind, available, detail, needed_by, how_to_get}
       without_root  what stays out of reach without root (empty for root)
+    with --vm: {here, guest, release}, two such objects and the guest kernel's release
     """
     from netlab.doctor import examine
 
+    if vm:
+        _show_both(output)
+        return
     report = examine()
     if output == "json":
         print_json(report)
     else:
         _print(report)
     ctx.exit(0 if report.ready else MISSING_BASICS)
+
+
+def _show_both(output: str) -> None:
+    from netlab.doctor import compare, examine
+    from netlab.vm.doctor import examine_guest
+
+    release, guest = examine_guest(lambda line: click.echo(line, err=True))
+    here = examine()
+    if output == "json":
+        print_json({"here": here, "guest": guest, "release": release})
+        return
+    _print_both(compare(here, guest), os.uname().release, release)
+
+
+def _print_both(rows: Sequence[Row], here: str, guest: str) -> None:
+    """Print one line a feature: its name, then a word for each kernel."""
+    click.echo(f"this machine: Linux {here}\nnetlab's VMs: Linux {guest}\n")
+    click.echo(f"{'':<{NAME_WIDTH}}  here     guest")
+    for kind, group in groupby(rows, key=lambda row: row.kind):
+        click.echo(kind.value)
+        for row in group:
+            words = f"{mark(row.here):<7}  {mark(row.guest):<7}"
+            remark = f"  {row.here.needed_by}" if row.guest.available and not row.here.available else ""
+            click.echo(f"  {row.name:<{NAME_WIDTH - 2}}  {words}{remark}".rstrip())
+    click.echo("\nTo use what only the VMs have: netlab vm up; netlab vm exec 1 -- netlab up FILE")
 
 
 def _print(report: Report) -> None:

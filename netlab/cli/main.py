@@ -25,6 +25,7 @@ COMMANDS = {
     "capture": ("capture", "Show the frames that cross an interface."),
     "check": ("check", "Test who reaches whom."),
     "graph": ("graph", "Draw a lab: mermaid, Graphviz dot or SVG."),
+    "vm": ("vm", "Small virtual machines on a private network: up, down, ls, exec, console."),
     "doctor": ("doctor", "Say what this kernel and machine can run."),
     "init": ("init", "Write a commented topology file to start from."),
     "schema": ("init", "Print the JSON Schema of topology files, for editors."),

@@ -1,0 +1,1 @@
+"""The tier of tests that runs in virtual machines: `scripts/test-vm`."""

@@ -1,0 +1,143 @@
+"""`scripts/test-vm`: the root tests inside VMs, each its share, then the tests that drive VMs from here; one total."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from netlab.errors import NetlabError
+from netlab.vm import qemu
+from netlab.vm.boot import Boot
+from netlab.vm.client import VmNetwork
+from tests.tier import guests, report
+from tests.tier.report import Outcome, Outcomes
+
+HERE = "tests/vm"  # tests that run on this machine and drive VMs
+INSIDE = "tests/root"  # tests that run inside
+INTERRUPTED = 130
+
+
+def read_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Return this command's own options, and what goes to pytest."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/test-vm",
+        description=__doc__,
+        epilog=f"Everything else goes to pytest. Paths choose: those in {HERE} run here, others inside the VMs.",
+    )
+    parser.add_argument("-n", "--vms", type=int, default=2, help="how many VMs share the tests (default: 2)")
+    parser.add_argument("--memory", type=int, default=qemu.MEMORY, help="MiB each may use (default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=3600, help="seconds for the tests inside (default: %(default)s)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("vm-results"), help="folder for results (default: vm-results)"
+    )
+    parser.add_argument(
+        "--native",
+        type=Path,
+        metavar="JUNIT",
+        help="scripts/test's result: compare, and demand that every test ran somewhere",
+    )
+    parser.add_argument("--skipped", action="store_true", help="run inside only what was skipped there")
+    options, others = parser.parse_known_args()
+    if options.skipped and not options.native:
+        parser.error("--skipped needs --native")
+    return options, others
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return pytest's arguments for inside and for here; empty where no path is meant."""
+    paths = [os.path.relpath(word) for word in arguments if Path(word.partition("::")[0]).exists()]
+    others = [word for word in arguments if not Path(word.partition("::")[0]).exists()]
+    here = [path for path in paths if path.startswith(HERE)]
+    inside = [path for path in paths if path not in here]
+    if not paths:
+        here, inside = [HERE], [INSIDE]
+    return inside and [*others, *inside], here and [*others, *here]
+
+
+def run_inside(options: argparse.Namespace, arguments: list[str], only: list[str] | None) -> list[Outcomes]:
+    """Run the tests inside VMs, keep what they brought back, and print what it took."""
+    started = time.monotonic()
+    boot = Boot.prepare(print)
+    print(f"accelerator: {boot.accelerator}; image {boot.image.folder.name}, {time.monotonic() - started:.1f} s")
+    started = time.monotonic()
+    with VmNetwork.start(f"test-{os.getpid()}", count=options.vms, memory=options.memory, boot=boot) as net:
+        release = net.describe()[0]["release"]
+        print(f"{options.vms} VMs ready after {time.monotonic() - started:.1f} s: Linux {release}", flush=True)
+        shares = guests.run(net, arguments, only=only, limit=options.limit, show=lambda line: print(line, flush=True))
+        for share in shares:
+            keep(options.results, share)
+    took = time.monotonic() - started
+    peak = max(share.peak_memory for share in shares) >> 20
+    print(f"inside: {took:.0f} s in {options.vms} VMs, boot included; {peak} MB at most in one VM")
+    return [report.read(share.junit) for share in shares]
+
+
+def keep(results: Path, share: guests.Share) -> None:
+    """Write a share's JUnit file; on a failure also its output and console, and say so."""
+    name = share.vm.name
+    (results / f"{name}.xml").write_text(share.junit)
+    if share.ok:
+        return
+    (results / f"{name}.out").write_text(share.job.output + share.job.errors)
+    (results / f"{name}.console").write_text(share.vm.console)
+    why = f"{share.why}, in {share.last_test() or 'no test yet'}" if share.why else "tests failed"
+    print(f"{name}: {why}; see {results}/{name}.out and {results}/{name}.console", flush=True)
+
+
+def run_here(options: argparse.Namespace, arguments: list[str]) -> tuple[int, list[Outcomes]]:
+    """Run the tests that drive VMs; return pytest's status and what became of them."""
+    junit = options.results / "here.xml"
+    environment = {**os.environ, "NETLAB_VM_TIER": "1"}
+    argv = [sys.executable, "-m", "pytest", f"--junitxml={junit}", *arguments]
+    status = subprocess.run(argv, env=environment, check=False).returncode
+    return status, [report.read(junit.read_text())] if junit.exists() else []
+
+
+def conclude(tiers: list[Outcomes], native: Outcomes | None) -> int:
+    """Print the total; return the exit status."""
+    merged = report.merge([*tiers, *([native] if native else [])])
+    nowhere = report.skipped(merged) if native else []
+    for key in nowhere:
+        print(f"ran nowhere: {key}")
+    failed = [key for key, outcome in merged.items() if outcome is Outcome.FAILED]
+    for key in failed:
+        print(f"failed: {key}")
+    print("both tiers:" if native else "VM tier:")
+    print(report.total(merged))
+    return 1 if failed or nowhere or not merged else 0
+
+
+def main() -> int:
+    """Run what was asked for."""
+    options, arguments = read_arguments()
+    native_text = options.native.read_text() if options.native else ""
+    native = report.read(native_text) if native_text else None
+    shutil.rmtree(options.results, ignore_errors=True)
+    options.results.mkdir(parents=True)
+    inside, here = split(arguments)
+    tiers: list[Outcomes] = []
+    status = 0
+    if inside:
+        tiers += run_inside(options, inside, report.skipped(native or {}) if options.skipped else None)
+    if here:
+        status, found = run_here(options, here)
+        tiers += found
+    return conclude(tiers, native) or (status if status != guests.NO_TESTS else 0)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except NetlabError as exc:
+        print(f"scripts/test-vm: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_status)

@@ -1,0 +1,69 @@
+"""What became of every test, over all tiers: JUnit files in, one total out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from xml.etree import ElementTree
+
+
+class Outcome(StrEnum):
+    """What became of a test; a later one counts more when tiers differ."""
+
+    SKIPPED = "skipped"
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+Outcomes = Mapping[str, Outcome]  # by `test_key`
+ORDER = list(Outcome)
+
+
+def test_key(nodeid: str) -> str:
+    """Return how JUnit files name the test of a pytest node: tests.root.test_x.TestClass::test_y[parameters]."""
+    address, bracket, parameters = nodeid.partition("[")
+    path, *inside = address.split("::")
+    names = [re.sub(r"\.py$", "", path).replace("/", "."), *inside]
+    return ".".join(names[:-1]) + "::" + names[-1] + bracket + parameters
+
+
+def read(junit: str) -> dict[str, Outcome]:
+    """Return what a JUnit file says of each test. Raises ElementTree.ParseError."""
+    found: dict[str, Outcome] = {}
+    for case in ElementTree.fromstring(junit).iter("testcase"):
+        kinds = {child.tag for child in case}
+        if kinds & {"failure", "error"}:
+            outcome = Outcome.FAILED
+        else:
+            outcome = Outcome.SKIPPED if "skipped" in kinds else Outcome.PASSED
+        key = f"{case.get('classname')}::{case.get('name')}"
+        found[key] = max(outcome, found.get(key, outcome), key=ORDER.index)  # a failed teardown is a case of its own
+    return found
+
+
+def merge(tiers: Iterable[Outcomes]) -> dict[str, Outcome]:
+    """Return one outcome for each test: failed if it failed anywhere, skipped only if it ran nowhere."""
+    merged: dict[str, Outcome] = {}
+    for tier in tiers:
+        for key, outcome in tier.items():
+            merged[key] = max(outcome, merged.get(key, outcome), key=ORDER.index)
+    return merged
+
+
+def skipped(outcomes: Outcomes) -> list[str]:
+    """Return the tests that did not run, sorted."""
+    return sorted(key for key, outcome in outcomes.items() if outcome is Outcome.SKIPPED)
+
+
+def total(outcomes: Outcomes) -> str:
+    """Return the closing line."""
+    counts = Counter(outcomes.values())
+    line = f"{counts[Outcome.PASSED]} passed, {counts[Outcome.FAILED]} failed"
+    return f"{line}, {counts[Outcome.SKIPPED]} skipped" if counts[Outcome.SKIPPED] else line
+
+
+def seconds(junit: str) -> float:
+    """Return how long the tests of a JUnit file took, in seconds, set-up and collection included."""
+    return sum(float(suite.get("time", 0)) for suite in ElementTree.fromstring(junit).iter("testsuite"))

@@ -1,0 +1,35 @@
+"""The pytest plugin inside a guest: run one share of the tests, and say on the console which one is on.
+
+NETLAB_SHARD=1/3       the second of three shares
+NETLAB_ONLY=FILE       only the tests that the file lists, as `report.test_key` names them
+NETLAB_CONSOLE=FILE    where to say so: when the machine ends, its console shows in which test
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.tier.report import test_key
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep this guest's share. Every guest collects the same tests in the same order."""
+    wanted = items
+    if file := os.environ.get("NETLAB_ONLY"):
+        only = set(Path(file).read_text().splitlines())
+        wanted = [item for item in items if test_key(item.nodeid) in only]
+    number, count = (int(part) for part in os.environ.get("NETLAB_SHARD", "0/1").split("/"))
+    mine = set(wanted[number::count])
+    config.hook.pytest_deselected(items=[item for item in items if item not in mine])
+    items[:] = [item for item in items if item in mine]
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Say which test begins."""
+    if console := os.environ.get("NETLAB_CONSOLE"):
+        with open(console, "w") as stream:
+            stream.write(f"\ntest: {nodeid}\n")  # a line of its own, whatever else the console shows

@@ -1,0 +1,1 @@
+"""Tests that drive virtual machines from here: `scripts/test-vm` runs them."""
