@@ -12,7 +12,8 @@ from netlab.cli.run import PASS_ON
 from netlab.errors import UsageError
 
 if TYPE_CHECKING:
-    from netlab.vm.client import GuestVm, VmNetwork
+    from netlab.vm.client import VmNetwork
+    from netlab.vm.guest import GuestVm
 
 DEFAULT = "vms"
 DETACH = "Ctrl-]"

@@ -15,11 +15,10 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,59 +26,17 @@ from typing import Any
 
 from netlab.codec import from_json, to_json
 from netlab.errors import UsageError, VmError
-from netlab.vm import console, faults, folders, lines, qemu
+from netlab.vm import console, faults, folders, qemu
 from netlab.vm.boot import Boot
 from netlab.vm.faults import compile_filter
-from netlab.vm.job import Job
+from netlab.vm.guest import GuestVm
+from netlab.vm.line import Line, describe
 from netlab.vm.lines import Message
-from netlab.vm.qemu import Network, Sockets, Vm
+from netlab.vm.qemu import Network, Vm
 from netlab.vm.switch import Action, Fault
 
-BOOT_LIMIT = 120.0  # seconds; a VM takes 3 on an idle machine
 END_LIMIT = 20.0
 _NUMBERS = itertools.count(1)
-
-
-class Line:
-    """A connection to a network's keeper. Raises VmError when that does not answer."""
-
-    def __init__(self, folder: Path, *, timeout: float | None = 30.0) -> None:
-        self._network = folder.name
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(timeout)
-        try:
-            self.socket.connect(str(folders.control(folder)))
-        except OSError as exc:
-            self.socket.close()
-            raise VmError(folder.name, f"its keeper does not answer: {exc.strerror}") from exc
-        self._answers = self.socket.makefile("rb")
-
-    def tell(self, message: Message) -> None:
-        """Send a message. Raises VmError."""
-        try:
-            self.socket.sendall(lines.pack(message))
-        except OSError as exc:
-            raise VmError(self._network, "the keeper of the VMs has ended") from exc
-
-    def ask(self, message: Message) -> Message:
-        """Send a message and return the answer. Raises TimeoutError, VmError, UsageError for a refusal."""
-        self.tell(message)
-        line = self._answers.readline()
-        if not line:
-            raise VmError(self._network, "the keeper of the VMs has ended")
-        answer: Message = json.loads(line)
-        if "refused" in answer:
-            raise UsageError(answer["refused"])
-        return answer
-
-    def __enter__(self) -> Line:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._answers.close()
-        self.socket.close()
 
 
 class HeldFault:
@@ -92,99 +49,6 @@ class HeldFault:
         """Return how many frames of its kind there were, and to how many it did something."""
         answer = self._line.ask({"op": "count"})
         return answer["matched"], answer["acted"]
-
-
-class GuestVm:
-    """One running VM."""
-
-    def __init__(self, folder: Path, vm: Vm) -> None:
-        self._folder = folder
-        self.vm = vm
-        self.name = vm.name
-        self.address = str(vm.address.ip)
-
-    @property
-    def console(self) -> str:
-        """Return what the VM's console has shown so far."""
-        try:
-            return Sockets(self._folder, self.name).log.read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
-
-    @property
-    def console_socket(self) -> Path:
-        """Return the stream socket of the serial console; one client at a time."""
-        return Sockets(self._folder, self.name).console
-
-    def describe(self) -> Message:
-        """Return state, release, memory and more, as the keeper knows them."""
-        return next(vm for vm in describe(self._folder) if vm["name"] == self.name)
-
-    def start(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        terminal: tuple[int, int] | None = None,
-    ) -> Job:
-        """Start a command and return it running. `terminal` gives it one, of so many rows and columns."""
-        request: Message = {"op": "run", "vm": self.name, "argv": list(argv), "env": dict(env or {}), "cwd": cwd}
-        if terminal:
-            request["pty"] = list(terminal)
-        return Job(Line(self._folder, timeout=None).socket, request, self.name)
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: str | bytes = b"",
-        timeout: float = 60.0,
-        check: bool = False,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command and return its output and exit status.
-
-        Raises VmError when the VM ends meanwhile, UsageError when there is no such command,
-        subprocess.TimeoutExpired after `timeout` seconds, and with `check` CalledProcessError on a failure.
-        """
-        with self.start(argv, env=env, cwd=cwd) as job:
-            job.write(stdin.encode() if isinstance(stdin, str) else stdin)
-            job.end_input()
-            status = job.wait(timeout)
-        done = subprocess.CompletedProcess(list(argv), status, job.output, job.errors)
-        if check:
-            done.check_returncode()
-        return done
-
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file in the guest."""
-        self.run(["sh", "-c", 'cat > "$1"', "sh", path], stdin=content, check=True)
-
-    def read(self, path: str) -> bytes:
-        """Return a file of the guest. Raises FileNotFoundError."""
-        with self.start(["cat", path]) as job:
-            job.end_input()
-            if job.wait(60.0):
-                raise FileNotFoundError(job.errors.strip())
-            return job.output_bytes
-
-    def wait_ready(self, limit: float = BOOT_LIMIT) -> None:
-        """Wait until the VM takes commands. Raises VmError, with the console's end, when it does not."""
-        try:
-            with Line(self._folder, timeout=limit) as line:
-                found = line.ask({"op": "settle", "vm": self.name})
-        except TimeoutError:
-            raise self._failure(f"it was not ready after {limit:g} s") from None
-        if found["state"] != "ready":
-            raise self._failure(found["why"])
-
-    def _failure(self, why: str) -> VmError:
-        kept = folders.kept_log(self._folder.name, self.name)
-        with contextlib.suppress(OSError):
-            shutil.copy(Sockets(self._folder, self.name).log, kept)
-        return VmError(self.name, f"{why}{console.tail(self.console)}", f"its whole console is in {kept}")
 
 
 class VmNetwork:
@@ -303,13 +167,6 @@ class VmNetwork:
         self.end()
 
 
-def describe(folder: Path) -> list[Message]:
-    """Ask a network's keeper for its VMs."""
-    with Line(folder) as line:
-        found: list[Message] = line.ask({"op": "describe"})["vms"]
-    return found
-
-
 def _start_keeper(folder: Path, lock: int, *, detached: bool) -> subprocess.Popen[bytes]:
     """Start the keeper in a session of its own, so that a Ctrl-C reaches it through its owner only."""
     with folders.keeper_log(folder).open("wb") as log:
@@ -326,11 +183,12 @@ def _start_keeper(folder: Path, lock: int, *, detached: bool) -> subprocess.Pope
 
 
 def _await_keeper(folder: Path, keeper: subprocess.Popen[bytes]) -> None:
-    while not folders.control(folder).exists():
+    """Wait until a keeper answers. Raises VmError when it ends instead."""
+    while True:
+        with contextlib.suppress(VmError), Line(folder):
+            return
         if keeper.poll() is not None:
             log = folders.keeper_log(folder)
-            said = log.read_text() if log.exists() else ""
-            raise VmError(
-                folder.name, f"the keeper of the VMs ended with status {keeper.returncode}{console.tail(said)}"
-            )
-        time.sleep(0.01)  # its socket appears when it is ready
+            said = console.tail(log.read_text() if log.exists() else "")
+            raise VmError(folder.name, f"the keeper of the VMs ended with status {keeper.returncode}{said}")
+        time.sleep(0.01)  # nothing says when its socket is there

@@ -19,6 +19,7 @@ from pathlib import Path
 from netlab import paths
 from netlab.errors import NetlabError
 
+LONGEST_SOCKET = 100  # bytes: unix(7) has 107, and a VM's sockets have longer names than the keeper's
 GLANCE = 0.3  # seconds for which somebody who only looks may hold a lock
 
 
@@ -58,6 +59,8 @@ def claim(name: str) -> tuple[Path, int] | None:
     _ensure(base())
     sweep()
     folder = base() / name
+    if len(str(control(folder))) > LONGEST_SOCKET:
+        raise NetlabError(f"the path of {folder} is too long for sockets in it", "set XDG_RUNTIME_DIR to a shorter one")
     deadline = time.monotonic() + GLANCE
     while time.monotonic() < deadline:
         folder.mkdir(mode=0o700, exist_ok=True)

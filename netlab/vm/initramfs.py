@@ -12,7 +12,7 @@ from pathlib import Path
 
 from netlab.vm.recipe import BOOT_MODULES
 
-GUEST = Path(__file__).with_name("guest")
+INSIDE = Path(__file__).with_name("inside")
 _MAGIC = b"070701"
 _TRAILER = "TRAILER!!!"
 
@@ -74,8 +74,8 @@ def entries(busybox: bytes, modules: Mapping[str, bytes]) -> Iterator[Entry]:
     yield Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     yield Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
     yield Entry("bin/busybox", program, busybox)
-    yield Entry("init", program, (GUEST / "init.sh").read_bytes())
-    yield Entry("agent.py", plain, (GUEST / "agent.py").read_bytes())
+    yield Entry("init", program, (INSIDE / "init.sh").read_bytes())
+    yield Entry("agent.py", plain, (INSIDE / "agent.py").read_bytes())
     yield from (Entry(f"modules/{name}", plain, content) for name, content in modules.items())
     yield Entry("modules/order", plain, "".join(f"{name}\n" for name in modules).encode())
 

@@ -1,4 +1,4 @@
-"""JSON messages, one a line: what the keeper, its clients and the agents (`guest/agent.py`) speak."""
+"""JSON messages, one a line: what the keeper, its clients and the agents (`inside/agent.py`) speak."""
 
 from __future__ import annotations
 

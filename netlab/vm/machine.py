@@ -49,10 +49,14 @@ class Machine:
     async def live(self) -> None:
         """Start the VM and stay until it ends."""
         self._started = time.monotonic()
-        with self._sockets.errors.open("wb") as errors:
-            self._process = await asyncio.create_subprocess_exec(
-                *WITH_PARENT, *self._argv, stdin=asyncio.subprocess.DEVNULL, stdout=errors, stderr=errors
-            )
+        try:
+            with self._sockets.errors.open("wb") as errors:
+                self._process = await asyncio.create_subprocess_exec(
+                    *WITH_PARENT, *self._argv, stdin=asyncio.subprocess.DEVNULL, stdout=errors, stderr=errors
+                )
+        except OSError as exc:
+            self._end(f"qemu cannot be started: {exc}")
+            return
         talk = asyncio.create_task(self._talk())
         status = await self._process.wait()
         talk.cancel()

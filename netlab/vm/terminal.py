@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from netlab.errors import VmError
-from netlab.vm.client import GuestVm
+from netlab.vm.guest import GuestVm
 from netlab.vm.job import Job
 
 CHUNK = 65536

@@ -77,7 +77,7 @@ def test_probing_leaves_nothing_behind(found: dict[str, features.Feature]) -> No
 
 
 def _host() -> tuple[str, list[str], int]:
-    shown = [["ip", "-d", "link"], ["ip", "addr"], ["ip", "route", "show", "table", "all"], ["ip", "rule"]]
+    shown = [["ip", "-d", "link"], ["ip", "-br", "addr"], ["ip", "route", "show", "table", "all"], ["ip", "rule"]]
     network = "".join(subprocess.run(argv, capture_output=True, text=True, check=True).stdout for argv in shown)
     return network, netns.names(names.PREFIX), len(os.listdir("/proc/self/fd"))
 

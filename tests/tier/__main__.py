@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -60,8 +59,9 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return inside and [*others, *inside], here and [*others, *here]
 
 
-def run_inside(options: argparse.Namespace, arguments: list[str], only: list[str] | None) -> list[Outcomes]:
+def run_inside(options: argparse.Namespace, arguments: list[str], native: str) -> list[Outcomes]:
     """Run the tests inside VMs, keep what they brought back, and print what it took."""
+    only = report.skipped(report.read(native)) if options.skipped else None
     started = time.monotonic()
     boot = Boot.prepare(print)
     print(f"accelerator: {boot.accelerator}; image {boot.image.folder.name}, {time.monotonic() - started:.1f} s")
@@ -75,7 +75,12 @@ def run_inside(options: argparse.Namespace, arguments: list[str], only: list[str
     took = time.monotonic() - started
     peak = max(share.peak_memory for share in shares) >> 20
     print(f"inside: {took:.0f} s in {options.vms} VMs, boot included; {peak} MB at most in one VM")
-    return [report.read(share.junit) for share in shares]
+    outcomes = [report.read(share.junit) for share in shares]
+    if native and not options.skipped:
+        times = report.durations(native)
+        alone = sum(times.get(key, 0.0) for share in outcomes for key in share)
+        print(f"the same tests took {alone:.0f} s on this machine's kernel: {took / alone:.1f} times as long inside")
+    return outcomes
 
 
 def keep(results: Path, share: guests.Share) -> None:
@@ -94,7 +99,7 @@ def run_here(options: argparse.Namespace, arguments: list[str]) -> tuple[int, li
     """Run the tests that drive VMs; return pytest's status and what became of them."""
     junit = options.results / "here.xml"
     environment = {**os.environ, "NETLAB_VM_TIER": "1"}
-    argv = [sys.executable, "-m", "pytest", f"--junitxml={junit}", *arguments]
+    argv = [sys.executable, "-m", "pytest", guests.TEST_LIMIT, f"--junitxml={junit}", *arguments]
     status = subprocess.run(argv, env=environment, check=False).returncode
     return status, [report.read(junit.read_text())] if junit.exists() else []
 
@@ -116,19 +121,19 @@ def conclude(tiers: list[Outcomes], native: Outcomes | None) -> int:
 def main() -> int:
     """Run what was asked for."""
     options, arguments = read_arguments()
-    native_text = options.native.read_text() if options.native else ""
-    native = report.read(native_text) if native_text else None
-    shutil.rmtree(options.results, ignore_errors=True)
-    options.results.mkdir(parents=True)
+    native = options.native.read_text() if options.native else ""
+    options.results.mkdir(parents=True, exist_ok=True)
+    for old in options.results.glob("vm*.*"):
+        old.unlink()
     inside, here = split(arguments)
     tiers: list[Outcomes] = []
     status = 0
     if inside:
-        tiers += run_inside(options, inside, report.skipped(native or {}) if options.skipped else None)
+        tiers += run_inside(options, inside, native)
     if here:
         status, found = run_here(options, here)
         tiers += found
-    return conclude(tiers, native) or (status if status != guests.NO_TESTS else 0)
+    return conclude(tiers, report.read(native) if native else None) or (status if status != guests.NO_TESTS else 0)
 
 
 if __name__ == "__main__":

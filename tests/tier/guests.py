@@ -11,15 +11,18 @@ from dataclasses import dataclass, field
 from xml.sax.saxutils import quoteattr
 
 from netlab.errors import NetlabError, VmError
-from netlab.vm.client import GuestVm, VmNetwork
+from netlab.vm.client import VmNetwork
 from netlab.vm.console import find_oom_victims
+from netlab.vm.guest import GuestVm
 from netlab.vm.job import Job
-from tests.tier.report import test_key
+from tests.tier.report import junit_key
 
+TEST_LIMIT = "--timeout=900"  # seconds for one test (pytest-timeout); a later one on the command line counts
 JUNIT = "/run/junit.xml"
 ONLY = "/run/only"
 TESTS_FAILED, NO_TESTS = 1, 5  # exit statuses of pytest
-PYTEST = ("python3", "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.tier.shard", f"--junitxml={JUNIT}")
+PLUGINS = ("-p", "no:cacheprovider", "-p", "tests.tier.shard")
+PYTEST = ("python3", "-m", "pytest", *PLUGINS, TEST_LIMIT, f"--junitxml={JUNIT}")
 ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "NETLAB_CONSOLE": "/dev/ttyS0", "COLUMNS": "100"}
 
 
@@ -113,7 +116,7 @@ def _conclude(share: Share) -> None:
 
 def failure(nodeid: str, why: str) -> str:
     """Return a JUnit text of one failed test."""
-    classname, _, name = test_key(nodeid or "tests/root::before the first test").partition("::")
+    classname, _, name = junit_key(nodeid or "tests/root::before the first test").partition("::")
     return (
         f"<testsuites><testsuite><testcase classname={quoteattr(classname)} name={quoteattr(name)}>"
         f"<failure message={quoteattr(why)}/></testcase></testsuite></testsuites>"

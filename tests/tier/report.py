@@ -17,11 +17,11 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-Outcomes = Mapping[str, Outcome]  # by `test_key`
+Outcomes = Mapping[str, Outcome]  # by `junit_key`
 ORDER = list(Outcome)
 
 
-def test_key(nodeid: str) -> str:
+def junit_key(nodeid: str) -> str:
     """Return how JUnit files name the test of a pytest node: tests.root.test_x.TestClass::test_y[parameters]."""
     address, bracket, parameters = nodeid.partition("[")
     path, *inside = address.split("::")
@@ -64,6 +64,10 @@ def total(outcomes: Outcomes) -> str:
     return f"{line}, {counts[Outcome.SKIPPED]} skipped" if counts[Outcome.SKIPPED] else line
 
 
-def seconds(junit: str) -> float:
-    """Return how long the tests of a JUnit file took, in seconds, set-up and collection included."""
-    return sum(float(suite.get("time", 0)) for suite in ElementTree.fromstring(junit).iter("testsuite"))
+def durations(junit: str) -> dict[str, float]:
+    """Return how long each test of a JUnit file took, in seconds, with its set-up and teardown."""
+    found: dict[str, float] = {}
+    for case in ElementTree.fromstring(junit).iter("testcase"):
+        key = f"{case.get('classname')}::{case.get('name')}"
+        found[key] = found.get(key, 0.0) + float(case.get("time", 0))
+    return found

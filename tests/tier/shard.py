@@ -1,7 +1,7 @@
 """The pytest plugin inside a guest: run one share of the tests, and say on the console which one is on.
 
 NETLAB_SHARD=1/3       the second of three shares
-NETLAB_ONLY=FILE       only the tests that the file lists, as `report.test_key` names them
+NETLAB_ONLY=FILE       only the tests that the file lists, as `report.junit_key` names them
 NETLAB_CONSOLE=FILE    where to say so: when the machine ends, its console shows in which test
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tier.report import test_key
+from tests.tier.report import junit_key
 
 
 @pytest.hookimpl(trylast=True)
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = items
     if file := os.environ.get("NETLAB_ONLY"):
         only = set(Path(file).read_text().splitlines())
-        wanted = [item for item in items if test_key(item.nodeid) in only]
+        wanted = [item for item in items if junit_key(item.nodeid) in only]
     number, count = (int(part) for part in os.environ.get("NETLAB_SHARD", "0/1").split("/"))
     mine = set(wanted[number::count])
     config.hook.pytest_deselected(items=[item for item in items if item not in mine])

@@ -20,6 +20,13 @@ PURE = (
     "graph",
     "check",
     "names.py",
+    "vm/bpf.py",
+    "vm/console.py",
+    "vm/lines.py",
+    "vm/pcap.py",
+    "vm/qemu.py",
+    "vm/recipe.py",
+    "vm/switch.py",
 )
 EFFECTS = {"socket", "subprocess", "os", "ctypes", "pyroute2", "scapy", "threading", "time"}
 MAY_USE_KERNEL = ("kernel", "supervisor", "lab.py", "doctor.py", "pytest_plugin.py", "cli")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from netlab.vm.boot import Boot
-from netlab.vm.client import GuestVm, VmNetwork
+from netlab.vm.client import VmNetwork
+from netlab.vm.guest import GuestVm
 from tests.waiting import until
 
 TIER = "NETLAB_VM_TIER"

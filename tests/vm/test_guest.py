@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from netlab.errors import UsageError, VmError
-from netlab.vm.client import GuestVm, VmNetwork
+from netlab.vm.client import VmNetwork
+from netlab.vm.guest import GuestVm
 
 
 def test_it_has_a_kernel_of_its_own_and_netlab_inside(vm: GuestVm) -> None:

@@ -15,7 +15,8 @@ from scapy.utils import rdpcap
 
 from netlab.errors import UsageError
 from netlab.vm.boot import Boot
-from netlab.vm.client import GuestVm, VmNetwork
+from netlab.vm.client import VmNetwork
+from netlab.vm.guest import GuestVm
 from netlab.vm.switch import Action
 from tests.root.conftest import host_network
 

@@ -1,0 +1,56 @@
+"""One total out of several tiers' JUnit files."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tier.guests import failure
+from tests.tier.report import Outcome, durations, junit_key, merge, read, skipped, total
+
+JUNIT = """<testsuites><testsuite name="pytest">
+<testcase classname="tests.root.test_a" name="test_one[x]" time="0.5"/>
+<testcase classname="tests.root.test_a" name="test_two"><skipped message="no ipip"/></testcase>
+<testcase classname="tests.root.test_a" name="test_three" time="1"><failure message="no"/></testcase>
+<testcase classname="tests.root.test_a" name="test_four" time="2"/>
+<testcase classname="tests.root.test_a" name="test_four" time="0.5"><error message="in its teardown"/></testcase>
+</testsuite></testsuites>"""
+ONE, TWO, THREE, FOUR = (f"tests.root.test_a::test_{name}" for name in ("one[x]", "two", "three", "four"))
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "key"),
+    [
+        ("tests/root/test_a.py::test_one", "tests.root.test_a::test_one"),
+        ("tests/root/test_a.py::TestB::test_c", "tests.root.test_a.TestB::test_c"),
+        ("tests/unit/test_a.py::test_b[x/y.py::z]", "tests.unit.test_a::test_b[x/y.py::z]"),
+    ],
+)
+def test_a_node_has_the_name_that_junit_gives_it(nodeid: str, key: str) -> None:
+    assert junit_key(nodeid) == key
+
+
+def test_a_file_is_read() -> None:
+    assert read(JUNIT) == {ONE: "passed", TWO: "skipped", THREE: "failed", FOUR: "failed"}
+    assert durations(JUNIT) == {ONE: 0.5, TWO: 0.0, THREE: 1.0, FOUR: 2.5}
+
+
+def test_a_test_that_is_skipped_in_one_tier_counts_where_it_ran() -> None:
+    merged = merge([read(JUNIT), {TWO: Outcome.PASSED, ONE: Outcome.SKIPPED}])
+    assert merged[ONE] == merged[TWO] == "passed"
+    assert skipped(merged) == []
+    assert total(merged) == "2 passed, 2 failed"
+
+
+def test_a_test_that_ran_nowhere_is_found() -> None:
+    merged = merge([{TWO: Outcome.SKIPPED}, {TWO: Outcome.SKIPPED, ONE: Outcome.PASSED}])
+    assert skipped(merged) == [TWO]
+    assert total(merged) == "1 passed, 0 failed, 1 skipped"
+
+
+def test_a_failure_anywhere_is_a_failure() -> None:
+    assert merge([{ONE: Outcome.FAILED}, {ONE: Outcome.PASSED}]) == {ONE: Outcome.FAILED}
+
+
+def test_a_vm_that_ended_has_a_junit_file_all_the_same() -> None:
+    assert read(failure("tests/root/test_a.py::test_one[x]", 'it said "<no>"')) == {ONE: Outcome.FAILED}
+    assert list(read(failure("", "no boot")).values()) == [Outcome.FAILED]

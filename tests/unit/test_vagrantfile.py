@@ -1,0 +1,151 @@
+"""The Vagrantfile as Vagrant reads it, and what `scripts/test-vagrant` decides."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.vagrant import recipe, report, wire
+
+ROOT = Path(__file__).parents[2]
+VAGRANTFILE = ROOT / "Vagrantfile"
+
+needs_vagrant = pytest.mark.skipif(
+    shutil.which("vagrant") is None, reason="vagrant is not installed; scripts/test-vagrant runs it"
+)
+
+
+def validate(vagrantfile: str, provider: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Run `vagrant validate` on a text. Only the chosen provider's block is read, VirtualBox's where VBoxManage is."""
+    (tmp_path / "Vagrantfile").write_text(vagrantfile)
+    manage = tmp_path / "bin/VBoxManage"
+    manage.parent.mkdir()
+    manage.write_text("#!/bin/sh\necho 7.0.14r161095\n")
+    manage.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VAGRANT_", "NETLAB_"))}
+    environment = {
+        **kept,
+        "PATH": f"{manage.parent}:{os.environ['PATH']}",
+        "VAGRANT_HOME": str(tmp_path / "home"),
+        "VAGRANT_CWD": str(tmp_path),
+        "VAGRANT_DEFAULT_PROVIDER": provider,
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+    }
+    return subprocess.run(
+        ["vagrant", "validate"], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@needs_vagrant
+@pytest.mark.parametrize("provider", ["libvirt", "virtualbox"])
+def test_vagrant_finds_the_vagrantfile_valid(provider: str, tmp_path: Path) -> None:
+    done = validate(VAGRANTFILE.read_text(), provider, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_vagrant
+@pytest.mark.parametrize("provider", ["libvirt", "virtualbox"])
+def test_vagrant_finds_a_typo_in_each_providers_block(provider: str, tmp_path: Path) -> None:
+    typo = VAGRANTFILE.read_text().replace(f"{provider}.memory = memory", f"{provider}.memmory = memory")
+    done = validate(typo, provider, tmp_path)
+    assert done.returncode != 0
+    assert "memmory" in done.stdout + done.stderr
+
+
+@needs_vagrant
+def test_vagrant_finds_a_typo_in_a_nodes_own_block(tmp_path: Path) -> None:
+    text = VAGRANTFILE.read_text()
+    assert validate(text.replace("node.vm.hostname", "node.vm.hostnaem"), "libvirt", tmp_path).returncode != 0
+
+
+def test_the_box_holds_what_setup_would_install() -> None:
+    setup = (ROOT / "scripts/setup").read_text()
+    setup = re.sub(r"^\[.* = vm \].*?^\)", "", setup, flags=re.MULTILINE | re.DOTALL)  # a node starts no machines
+    found = re.findall(r"\[[\w-]+\]=([\w-]+)", setup) + re.findall(r"missing\+=\(([\w -]+)\)", setup)
+    wanted = {package for words in found for package in words.split()}
+    assert "iproute2" in wanted
+    assert wanted <= set(recipe.WANTED_BY_SETUP)
+
+
+def test_the_box_holds_what_pip_would_fetch_for_the_build_too() -> None:
+    pyproject = {
+        "build-system": {"requires": ["setuptools>=68"]},
+        "project": {"dependencies": ["click"], "optional-dependencies": {"test": ["pytest"], "lint": ["ruff"]}},
+    }
+    assert recipe.requirements(pyproject) == ("click", "pytest", "ruff", "setuptools>=68", "wheel")
+
+
+def test_packages_without_wheels_are_fetched_as_sources() -> None:
+    wheels, sources = recipe.pip_argvs("python3", Path("x"), ["click>=8", "python-iptables>=1"])
+    assert "click>=8" in wheels
+    assert "python-iptables>=1" not in wheels
+    assert sources[-1] == "python-iptables>=1"
+
+
+def test_a_box_is_named_by_what_goes_into_it() -> None:
+    assert recipe.key(["click"]) == recipe.key(["click"])
+    assert recipe.key(["click"]) != recipe.key(["click>=8"])
+
+
+def test_the_partition_table_fills_the_disk() -> None:
+    sector = recipe.partition_table()
+    start, count = (int.from_bytes(sector[446 + at : 450 + at], "little") for at in (8, 12))
+    assert len(sector) == 512
+    assert sector[-2:] == b"\x55\xaa"
+    assert (start * 512, (start + count) * 512) == (recipe.PARTITION, recipe.DISK)
+
+
+def test_only_the_tunnels_own_pings_count() -> None:
+    from scapy.layers.inet import ICMP, IP, UDP
+    from scapy.layers.l2 import Ether
+    from scapy.layers.vxlan import VXLAN
+
+    tunnel = wire.Tunnel(vni=77, port=4789, outer=("192.0.2.1", "192.0.2.2"), inner=("10.0.0.1", "10.0.0.2"))
+    ping = IP(src="10.0.0.1", dst="10.0.0.2") / ICMP()
+    outside = Ether() / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=4789)
+    back = Ether() / IP(src="192.0.2.2", dst="192.0.2.1") / UDP(dport=4789) / VXLAN(vni=77, flags=8) / Ether()
+    reply = back / IP(src="10.0.0.2", dst="10.0.0.1") / ICMP(type="echo-reply")
+    frames = [
+        outside / VXLAN(vni=77, flags=8) / Ether() / ping,
+        outside / VXLAN(vni=78, flags=8) / Ether() / ping,
+        Ether() / ping,
+        reply,
+    ]
+    parsed = [Ether(bytes(frame)) for frame in frames]
+    assert (wire.find_echoes(parsed, tunnel).requests, wire.find_echoes(parsed, tunnel).replies) == (1, 1)
+    assert not wire.find_echoes(parsed[1:], tunnel).both_ways
+
+
+def test_the_result_replaces_the_section_of_the_page_only(tmp_path: Path) -> None:
+    found = report.Report(tmp_path / "report.json")
+    found.versions["Vagrant"] = "2.3.4"
+    with found.step("vagrant up"):
+        pass
+    found.check("a node pings another", True, "0% packet loss")
+    page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    once = report.replace_section(page, report.section(found, "2030-01-02"))
+    assert once.startswith("before\n")
+    assert once.endswith("after\n")
+    assert "old" not in once
+    assert "| a node pings another | ok | 0% packet loss |" in once
+    assert report.replace_section(once, report.section(found, "2030-01-02")) == once
+    report.replace_section((ROOT / "docs/vagrant.md").read_text(), "")
+
+
+def test_a_result_without_checks_is_not_good(tmp_path: Path) -> None:
+    assert not report.Report(tmp_path / "report.json").good
+
+
+def test_a_result_is_the_same_outside_the_cell(tmp_path: Path) -> None:
+    inside = report.Report(tmp_path / "report.json")
+    with inside.step("vagrant up"):
+        inside.check("a node pings another", False, "100% packet loss")
+    outside = report.Report(tmp_path / "report.json")
+    outside.load()
+    assert outside == inside
+    assert not outside.good
