@@ -76,7 +76,12 @@ def test_a_network_survives_its_file() -> None:
 @pytest.mark.parametrize(
     ("shown", "errors", "status", "why"),
     [
-        ("[ 1.0] Kernel panic - not syncing: sysrq triggered\r\n", "", 0, "the guest's kernel panicked: sysrq triggered"),
+        (
+            "[ 1.0] Kernel panic - not syncing: sysrq triggered\r\n",
+            "",
+            0,
+            "the guest's kernel panicked: sysrq triggered",
+        ),
         (
             "Out of memory: Killed process 70 (python3) total-vm\nKernel panic - not syncing: dead init",
             "",

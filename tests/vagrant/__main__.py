@@ -28,7 +28,7 @@ CONSOLE = 8  # lines of each node's console that are shown when something failed
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/test-vagrant", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/test-vagrant", description="Try the Vagrantfile on libvirt.")
     parser.add_argument("--full", action="store_true", help="run all root tests in a node, the slow ones too")
     parser.add_argument("--record", action="store_true", help=f"write the result into {PAGE.relative_to(ROOT)}")
     parser.add_argument("--rebuild", action="store_true", help="build the box anew, with today's packages")

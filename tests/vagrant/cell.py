@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -125,7 +126,10 @@ class Cell:
         """End every process of the cell; wait until they are gone, and their sockets and devices with them."""
         if self._child is None:
             return
-        self._child.kill()
+        if self._child.poll() is None:
+            first = _children(self._child.pid)
+            for process in first or [self._child.pid]:  # unshare reaps its child; were it killed, init would, some day
+                os.kill(process, signal.SIGKILL)
         self._child.wait()
         self._child = None
         file = self.folder / "namespaces"
@@ -150,6 +154,10 @@ class Cell:
                 continue
         mounts = Path("/proc/self/mountinfo").read_text()
         return found + [f"namespace {name}" for name in sorted(self._namespaces) if name in mounts]
+
+
+def _children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def _own_namespaces() -> set[str]:

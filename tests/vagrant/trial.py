@@ -143,8 +143,8 @@ def _validate(report: Report, folder: Path) -> None:
     """Run the test of the Vagrantfile, which is skipped where Vagrant is not installed: it must run here."""
     junit = folder / "validate.xml"
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={junit}"]
-    argv.append("tests/unit/test_vagrantfile.py")
-    ended = call(argv, folder / "logs/validate.log", limit=SHORT, cwd=ROOT)
+    argv.append("tests/vm/test_vagrantfile.py")
+    ended = call(["env", "NETLAB_VM_TIER=1", *argv], folder / "logs/validate.log", limit=SHORT, cwd=ROOT)
     suite = ElementTree.parse(junit).find("testsuite")
     assert suite is not None
     good = ended.status == 0 and suite.attrib["skipped"] == "0"
