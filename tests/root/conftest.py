@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ VOLATILE = {"IFLA_STATS", "IFLA_STATS64", "RTA_CACHEINFO", "IFA_CACHEINFO", "RTA
 
 def pytest_configure() -> None:
     """Give this run a /run/netns of its own, so that several can go on at once without seeing each other's names."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: what we start would ignore it too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.geteuid() == 0:
         netns.unshare(netns.CLONE_NEWNS)
         netns.mount("none", "/", None, netns.MS_REC | netns.MS_SLAVE)

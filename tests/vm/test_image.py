@@ -1,0 +1,52 @@
+"""The guest's image: found at once when it is there; a build that cannot be says why and leaves nothing half."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from netlab.vm.boot import Boot
+from netlab.vm.image import find_image
+
+UP = [sys.executable, "-m", "netlab", "vm", "up"]
+NOBODY_LISTENS = "http://127.0.0.1:9"
+
+
+def test_an_image_that_is_there_is_found_at_once(boot: Boot) -> None:
+    started = time.process_time()
+    assert find_image() == boot.image
+    assert time.process_time() - started < 0.05
+    assert {file.name for file in boot.image.folder.iterdir()} == {"vmlinuz", "root.sqfs", "modules", "release"}
+
+
+def test_too_little_room_is_told_before_anything_is_fetched(tmp_path: Path, runtime: Path) -> None:
+    small = f'mount -t tmpfs -o size=20m none {tmp_path} && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", small, "sh", *UP],
+        env={**os.environ, "NETLAB_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "MB free, and building the virtual machines' image needs" in done.stderr
+    assert "hint: make room, or set NETLAB_CACHE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_download_is_told_with_the_log(tmp_path: Path, runtime: Path) -> None:
+    offline = {"PIP_INDEX_URL": NOBODY_LISTENS, "PIP_FIND_LINKS": "", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
+    remains = tmp_path / "vm/new-0123"
+    remains.mkdir(parents=True)
+    done = subprocess.run(
+        UP, env={**os.environ, **offline, "NETLAB_CACHE": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    log = tmp_path / "vm/build.log"
+    assert str(log) in done.stderr
+    assert NOBODY_LISTENS.removeprefix("http://").partition(":")[0] in log.read_text()
+    assert "Traceback" not in done.stderr
+    assert sorted(file.name for file in log.parent.iterdir()) == ["build.log", "lock"]
