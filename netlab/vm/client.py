@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from netlab.codec import from_json, to_json
-from netlab.errors import UsageError, VmError
+from netlab.errors import NetlabError, UsageError, VmError
 from netlab.vm import console, faults, folders, qemu
 from netlab.vm.boot import Boot
 from netlab.vm.faults import compile_filter
@@ -84,8 +84,11 @@ class VmNetwork:
             network = boot.network(name, tuple(Vm(number, memory) for number in range(1, count + 1)), folder)
             folders.description(folder).write_text(json.dumps(to_json(network)))
             keeper = _start_keeper(folder, lock, detached=detached)
-        except BaseException:
+        except BaseException as exc:
             shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(exc, OSError):
+                hint = "make room, or set XDG_RUNTIME_DIR to another folder"
+                raise NetlabError(f"cannot prepare VMs in {folder}: {exc.strerror}", hint) from exc
             raise
         finally:
             os.close(lock)
@@ -105,7 +108,10 @@ class VmNetwork:
         folder = folders.base() / name
         if not folders.is_alive(folder):
             return None
-        return cls(folder, from_json(Network, json.loads(folders.description(folder).read_text())))
+        try:
+            return cls(folder, from_json(Network, json.loads(folders.description(folder).read_text())))
+        except (FileNotFoundError, ValueError):  # it is just being made, or taken away
+            return None
 
     def describe(self) -> list[Message]:
         """Return what the keeper knows of each VM."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import cli, path, scale, up
+from tests.bench import cli, path, scale, up, vm
 from tests.bench.contenders import CONTENDERS
 from tests.bench.measure import BenchError
 
@@ -21,7 +21,7 @@ def _tools(text: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Ratios measured side by side in one run.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in (("up", up), ("scale", scale), ("cli", cli), ("path", path)):
+    for name, module in (("up", up), ("scale", scale), ("cli", cli), ("path", path), ("vm", vm)):
         command = commands.add_parser(name, help=str(module.__doc__).partition(": ")[2].partition("\n")[0])
         command.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
         command.add_argument("--seed", type=int, default=1, help="of the order within the rounds (default 1)")
@@ -51,6 +51,8 @@ def main() -> None:
                 cli.main(**options)
             case "path":
                 path.main(**options)
+            case "vm":
+                vm.main(**options)
     except BenchError as exc:
         sys.exit(f"bench: {exc}")
 

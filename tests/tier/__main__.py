@@ -62,6 +62,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
 def run_inside(options: argparse.Namespace, arguments: list[str], native: str) -> list[Outcomes]:
     """Run the tests inside VMs, keep what they brought back, and print what it took."""
     only = report.skipped(report.read(native)) if options.skipped else None
+    times = report.durations(native) if native and not options.skipped else {}
     started = time.monotonic()
     boot = Boot.prepare(print)
     print(f"accelerator: {boot.accelerator}; image {boot.image.folder.name}, {time.monotonic() - started:.1f} s")
@@ -69,15 +70,21 @@ def run_inside(options: argparse.Namespace, arguments: list[str], native: str) -
     with VmNetwork.start(f"test-{os.getpid()}", count=options.vms, memory=options.memory, boot=boot) as net:
         release = net.describe()[0]["release"]
         print(f"{options.vms} VMs ready after {time.monotonic() - started:.1f} s: Linux {release}", flush=True)
-        shares = guests.run(net, arguments, only=only, limit=options.limit, show=lambda line: print(line, flush=True))
+        shares = guests.run(
+            net,
+            arguments,
+            only=only,
+            times=times,
+            limit=options.limit,
+            show=lambda line: print(line, flush=True),
+        )
         for share in shares:
             keep(options.results, share)
     took = time.monotonic() - started
     peak = max(share.peak_memory for share in shares) >> 20
     print(f"inside: {took:.0f} s in {options.vms} VMs, boot included; {peak} MB at most in one VM")
     outcomes = [report.read(share.junit) for share in shares]
-    if native and not options.skipped:
-        times = report.durations(native)
+    if times:
         alone = sum(times.get(key, 0.0) for share in outcomes for key in share)
         print(f"the same tests took {alone:.0f} s on this machine's kernel: {took / alone:.1f} times as long inside")
     return outcomes

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import select
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.sax.saxutils import quoteattr
 
@@ -19,7 +20,6 @@ from tests.tier.report import junit_key
 
 TEST_LIMIT = "--timeout=900"  # seconds for one test (pytest-timeout); a later one on the command line counts
 JUNIT = "/run/junit.xml"
-ONLY = "/run/only"
 TESTS_FAILED, NO_TESTS = 1, 5  # exit statuses of pytest
 PLUGINS = ("-p", "no:cacheprovider", "-p", "tests.tier.shard")
 PYTEST = ("python3", "-m", "pytest", *PLUGINS, TEST_LIMIT, f"--junitxml={JUNIT}")
@@ -32,7 +32,6 @@ class Share:
 
     vm: GuestVm
     job: Job
-    shown: int = 0  # bytes of its output
     why: str = ""  # it has no result of its own
     junit: str = ""
     peak_memory: int = 0  # bytes, of its qemu
@@ -50,14 +49,25 @@ class Share:
 
 
 def run(
-    net: VmNetwork, arguments: Sequence[str], *, only: Sequence[str] | None, limit: float, show: Callable[[str], None]
+    net: VmNetwork,
+    arguments: Sequence[str],
+    *,
+    only: Sequence[str] | None,
+    times: Mapping[str, float],
+    limit: float,
+    show: Callable[[str], None],
 ) -> list[Share]:
     """Run pytest in every guest at once, for at most `limit` seconds in all; `show` gets lines of output.
+
+    `times` says how long tests took elsewhere, by their `junit_key`; `only` names those to run, None means all.
 
     The shares that have no result say why, and bring a JUnit text with the test in which they ended.
     """
     deadline = time.monotonic() + limit
-    shares = [_start(vm, number, len(net.vms), arguments, only) for number, vm in enumerate(net.vms)]
+    files = {"NETLAB_TIMES": json.dumps(dict(times))}
+    if only is not None:
+        files["NETLAB_ONLY"] = "\n".join(only)
+    shares = [_start(vm, f"{number}/{len(net.vms)}", arguments, files) for number, vm in enumerate(net.vms)]
     running = list(shares)
     while running:
         left = deadline - time.monotonic()
@@ -75,11 +85,12 @@ def run(
     return shares
 
 
-def _start(vm: GuestVm, number: int, count: int, arguments: Sequence[str], only: Sequence[str] | None) -> Share:
-    environment = {**ENVIRONMENT, "NETLAB_SHARD": f"{number}/{count}"}
-    if only is not None:
-        vm.write(ONLY, "".join(f"{key}\n" for key in only).encode())
-        environment["NETLAB_ONLY"] = ONLY
+def _start(vm: GuestVm, shard: str, arguments: Sequence[str], files: Mapping[str, str]) -> Share:
+    """Start pytest in a guest; `files` are texts for its plugin, by the variable that names the file."""
+    environment = {**ENVIRONMENT, "NETLAB_SHARD": shard}
+    for variable, text in files.items():
+        environment[variable] = f"/run/{variable.lower()}"
+        vm.write(environment[variable], text.encode())
     return Share(vm, vm.start([*PYTEST, *arguments], cwd="/netlab", env=environment))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tier.guests import failure
 from tests.tier.report import Outcome, durations, junit_key, merge, read, skipped, total
+from tests.tier.shard import share
 
 JUNIT = """<testsuites><testsuite name="pytest">
 <testcase classname="tests.root.test_a" name="test_one[x]" time="0.5"/>
@@ -54,3 +57,12 @@ def test_a_failure_anywhere_is_a_failure() -> None:
 def test_a_vm_that_ended_has_a_junit_file_all_the_same() -> None:
     assert read(failure("tests/root/test_a.py::test_one[x]", 'it said "<no>"')) == {ONE: Outcome.FAILED}
     assert list(read(failure("", "no boot")).values()) == [Outcome.FAILED]
+
+
+@given(st.lists(st.floats(0, 100), max_size=40), st.integers(1, 5))
+def test_shares_are_whole_and_even(costs: list[float], count: int) -> None:
+    shares = share(costs, count)
+    assert sorted(index for each in shares for index in each) == list(range(len(costs)))
+    loads = [sum(costs[index] for index in each) for each in shares]
+    assert max(loads) - min(loads) <= max(costs, default=0.0) + 1e-6
+    assert share(costs, count) == shares

@@ -37,6 +37,20 @@ def test_too_little_room_is_told_before_anything_is_fetched(tmp_path: Path, runt
     assert "Traceback" not in done.stderr
 
 
+def test_no_room_for_a_networks_own_files_is_told(tmp_path: Path, boot: Boot) -> None:
+    small = f'mount -t tmpfs -o size=3m none {tmp_path} && "$@"; status=$?; ls {tmp_path}/netlab/vm; exit $status'
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", small, "sh", *UP],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_no_download_is_told_with_the_log(tmp_path: Path, runtime: Path) -> None:
     offline = {"PIP_INDEX_URL": NOBODY_LISTENS, "PIP_FIND_LINKS": "", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
     remains = tmp_path / "vm/new-0123"
