@@ -133,7 +133,6 @@ def argv(network: Network, vm: Vm, sockets: Sockets) -> list[str]:
     remote = f"remote.type=unix,remote.path={_escape(sockets.port)}"
     found += ["-netdev", f"dgram,id=nic,{local},{remote}"]
     found += ["-device", f"virtio-net-pci,netdev=nic,mac={vm.mac},romfile="]
-    found += ["-device", "virtio-balloon-pci,free-page-reporting=on"]  # gives back what the guest has freed
     return found
 
 

@@ -43,7 +43,7 @@ PACKAGES = (
 )
 FROM_DEBIAN = ("python-iptables",)
 KERNEL = "linux-image-cloud-amd64"  # depends on the newest one
-BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_balloon", "squashfs", "overlay")
+BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "squashfs", "overlay")
 UNWANTED = (
     "usr/share/bash-completion",
     "usr/share/bug",

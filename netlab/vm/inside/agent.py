@@ -1,37 +1,39 @@
-"""The guest's end of the virtio-serial port: runs what the host asks for. Standard library only; copied into the guest.
+"""The guest's end of the virtio-serial port: runs what the host asks for. It is copied into the guest by itself.
 
 Messages are JSON, one a line, both ways. `bytes` are base64.
 
-    from the host   {id, op: run, argv, cwd, env, pty: [rows, columns] or null}
-                    {id, op: input, bytes}        empty bytes: end of input
-                    {id, op: signal, number}      to the job's session
-                    {id, op: resize, size: [rows, columns]}
-    to the host     {op: hello, release, uptime}
-                    {id, op: output, stream: out or err, bytes}
-                    {id, op: exit, status}        negative: ended by that signal
-                    {id, op: refused, why}        could not be started
+from the host   {id, op: run, argv, cwd, env, pty: [rows, columns] or null}
+                {id, op: input, bytes}        empty bytes: end of input
+                {id, op: signal, number}      to the job's session
+                {id, op: resize, size: [rows, columns]}
+to the host     {op: hello, release, uptime}
+                {id, op: output, stream: out or err, bytes}
+                {id, op: exit, status}        negative: ended by that signal
+                {id, op: refused, why}        could not be started
+
+A VM is ready when this has started, and under emulation each module that is imported costs a tenth of a second: so no
+typing, subprocess, selectors or pathlib here.
 """
 
 from __future__ import annotations
 
-import base64
-import contextlib
+import binascii
 import fcntl
 import json
 import os
-import selectors
+import select
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import time
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Any
+
+MYPY = False
+if MYPY:
+    from collections.abc import Callable
+    from typing import Any
 
 PORT = "netlab.agent"
+PORTS = "/sys/class/virtio-ports"
 CHUNK = 32768
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -39,91 +41,120 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "TERM": "linux",
 }
+EXIT_NO_EXEC = 127  # of a child that could not become the command; why it could not comes through a pipe
+
+
+def read_text(file: str) -> str:
+    """Return the text of a file."""
+    with open(file) as stream:
+        return stream.read()
 
 
 def open_port() -> int:
     """Open the virtio-serial port of our name, as soon as the kernel has made it."""
     for _ in range(500):
-        for entry in Path("/sys/class/virtio-ports").glob("*/name"):
-            if entry.read_text().strip() == PORT:
-                return os.open(f"/dev/{entry.parent.name}", os.O_RDWR)
+        for name in os.listdir(PORTS) if os.path.isdir(PORTS) else ():
+            if read_text(f"{PORTS}/{name}/name").strip() == PORT:
+                return os.open(f"/dev/{name}", os.O_RDWR)
         time.sleep(0.01)  # there is no udev to wait for
     raise SystemExit(f"no virtio port is called {PORT}")
 
 
 def protect_from_oom_killer(score: int) -> None:
     """Say how gladly the kernel should end this process when memory runs out: -1000 never, 0 as any other."""
-    Path("/proc/self/oom_score_adj").write_text(str(score))
+    with open("/proc/self/oom_score_adj", "w") as stream:
+        stream.write(str(score))
 
 
 class Job:
-    """One command: its process and what is still open of its streams."""
+    """One command: its process, and our ends of its streams. On a terminal all of them are one descriptor."""
 
     def __init__(self, number: int, request: dict[str, Any]) -> None:
         self.number = number
-        self.terminal: int | None = None
-        environment = {**ENVIRONMENT, **request.get("env", {})}
-        streams: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        if request.get("pty"):
-            self.terminal, inner = os.openpty()
-            self.resize(request["pty"])
-            streams = dict.fromkeys(streams, inner)
-        try:
-            self.process = subprocess.Popen(
-                request["argv"],
-                **streams,
-                cwd=request.get("cwd") or "/root",
-                env=environment,
-                bufsize=0,
-                start_new_session=True,
-                preexec_fn=self._prepare,  # noqa: PLW1509 - the agent has one thread
-            )
-        except BaseException:
-            if self.terminal is not None:
-                os.close(self.terminal)
-            raise
-        finally:
-            if self.terminal is not None:
-                os.close(inner)
-        self.exited = os.pidfd_open(self.process.pid)
+        self.on_terminal = bool(request.get("pty"))
         self.unwritten = bytearray()
         self.input_ends = False
+        if self.on_terminal:
+            ours, theirs = os.openpty()
+            self.input: int | None = ours
+            self.outputs = {ours: "out"}
+            self.resize(request["pty"])
+            inner = (theirs, theirs, theirs)
+        else:
+            (in_read, in_write), (out_read, out_write), (err_read, err_write) = (os.pipe() for _ in range(3))
+            self.input = in_write
+            self.outputs = {out_read: "out", err_read: "err"}
+            inner = (in_read, out_write, err_write)
+        try:
+            self.pid = self._spawn(request, inner)
+        except OSError:
+            self.close()
+            raise
+        finally:
+            for fd in set(inner):
+                os.close(fd)
+        self.exited = os.pidfd_open(self.pid)
+        for fd in self.descriptors():
+            os.set_blocking(fd, False)
 
-    def _prepare(self) -> None:
-        protect_from_oom_killer(0)
-        if self.terminal is not None:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    def _spawn(self, request: dict[str, Any], streams: tuple[int, int, int]) -> int:
+        """Start the command in a session of its own; return its pid. Raises OSError with what kept it from starting."""
+        failure, report = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._become(request, streams, report)
+        os.close(report)
+        with open(failure, "rb") as stream:
+            code = stream.read()
+        if code:
+            os.waitpid(pid, 0)
+            raise OSError(int(code), os.strerror(int(code)), request["argv"][0])
+        return pid
+
+    def _become(self, request: dict[str, Any], streams: tuple[int, int, int], report: int) -> None:
+        """Turn this child into the command. Never returns."""
+        try:
+            os.setsid()
+            protect_from_oom_killer(0)
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and the command would inherit that
+                signal.signal(number, signal.SIG_DFL)
+            for fd, stream in enumerate(streams):
+                os.dup2(stream, fd)
+            if self.on_terminal:
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            os.chdir(request.get("cwd") or "/root")
+            os.execvpe(request["argv"][0], request["argv"], {**ENVIRONMENT, **request.get("env", {})})
+        except OSError as exc:
+            os.write(report, str(exc.errno).encode())
+        finally:
+            os._exit(EXIT_NO_EXEC)
 
     def resize(self, size: list[int]) -> None:
         """Tell a terminal its size: rows, columns."""
-        if self.terminal is not None:
-            fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        if self.on_terminal and self.input is not None:
+            fcntl.ioctl(self.input, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
 
-    @property
-    def outputs(self) -> dict[int, str]:
-        """Return what the command writes to: descriptor -> the stream's name."""
-        if self.terminal is not None:
-            return {self.terminal: "out"}
-        assert self.process.stdout
-        assert self.process.stderr
-        return {self.process.stdout.fileno(): "out", self.process.stderr.fileno(): "err"}
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the command's session; it may just have ended."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return
 
-    @property
-    def input(self) -> int | None:
-        """Return the descriptor of the command's input; None when that is closed."""
-        if self.terminal is not None:
-            return self.terminal
-        stdin = self.process.stdin
-        return stdin.fileno() if stdin and not stdin.closed else None
+    def descriptors(self) -> set[int]:
+        """Return our ends of the streams that are open."""
+        return {*self.outputs, *([self.input] if self.input is not None else [])}
+
+    def end_input(self) -> None:
+        """Close the command's input; a terminal's is closed with the terminal."""
+        if self.input is not None and not self.on_terminal:
+            os.close(self.input)
+            self.input = None
 
     def close(self) -> None:
         """Close everything."""
-        os.close(self.exited)
-        if self.terminal is not None:
-            os.close(self.terminal)
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if stream:
-                stream.close()
+        for fd in self.descriptors():
+            os.close(fd)
 
 
 class Agent:
@@ -133,7 +164,8 @@ class Agent:
         self._port = port
         self._jobs: dict[int, Job] = {}
         self._rest = b""
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.poll()
+        self._watched: dict[int, Callable[[], object]] = {}
         self._watch(port, self._read_port)
 
     def send(self, **message: Any) -> None:
@@ -144,19 +176,19 @@ class Agent:
 
     def serve(self) -> None:
         """Run until the machine ends."""
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-        self.send(op="hello", release=os.uname().release, uptime=uptime)
+        self.send(op="hello", release=os.uname().release, uptime=float(read_text("/proc/uptime").split()[0]))
         while True:
-            for key, _ in self._selector.select():
-                if self._selector.get_map().get(key.fd) is key:  # not closed by one before it
-                    key.data()
+            for fd, _ in self._poll.poll():
+                if then := self._watched.get(fd):  # not forgotten by one before it
+                    then()
 
-    def _watch(self, fd: int, then: Callable[[], object], event: int = selectors.EVENT_READ) -> None:
-        self._selector.register(fd, event, then)
+    def _watch(self, fd: int, then: Callable[[], object], event: int = select.POLLIN) -> None:
+        self._poll.register(fd, event)
+        self._watched[fd] = then
 
     def _forget(self, fd: int) -> None:
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(fd)
+        if self._watched.pop(fd, None):
+            self._poll.unregister(fd)
 
     # --- the port ---
 
@@ -177,12 +209,11 @@ class Agent:
         elif job := self._jobs.get(number):  # it may have ended meanwhile
             match message["op"]:
                 case "input":
-                    job.unwritten += base64.b64decode(message["bytes"])
+                    job.unwritten += binascii.a2b_base64(message["bytes"])
                     job.input_ends |= not message["bytes"]
                     self._write_input(job)
                 case "signal":
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(job.process.pid, message["number"])
+                    job.send_signal(message["number"])
                 case "resize":
                     job.resize(message["size"])
 
@@ -191,15 +222,12 @@ class Agent:
     def _start(self, number: int, message: dict[str, Any]) -> None:
         try:
             job = Job(number, message)
-        except (OSError, ValueError, subprocess.SubprocessError) as exc:
+        except (OSError, ValueError) as exc:
             self.send(id=number, op="refused", why=str(exc))
             return
         self._jobs[number] = job
         for fd in job.outputs:
-            os.set_blocking(fd, False)
-            self._watch(fd, partial(self._read_output, job, fd))
-        if job.input is not None:
-            os.set_blocking(job.input, False)
+            self._watch(fd, lambda fd=fd: self._read_output(job, fd))  # type: ignore[misc]
         self._watch(job.exited, lambda: self._end(job))
 
     def _read_output(self, job: Job, fd: int) -> bool:
@@ -213,9 +241,9 @@ class Agent:
         if not content:
             self._forget(fd)
             return False
-        stream = job.outputs[fd]
-        self.send(id=job.number, op="output", stream=stream, bytes=base64.b64encode(content).decode())
-        if job.terminal is not None and job.unwritten:  # it was full, and may have room now
+        encoded = binascii.b2a_base64(content, newline=False).decode()
+        self.send(id=job.number, op="output", stream=job.outputs[fd], bytes=encoded)
+        if job.on_terminal and job.unwritten:  # it was full, and may have room now
             self._write_input(job)
         return True
 
@@ -227,34 +255,30 @@ class Agent:
             while job.unwritten:
                 del job.unwritten[: os.write(fd, job.unwritten)]
         except BlockingIOError:
-            if job.terminal is None:
-                self._forget(fd)
-                self._watch(fd, lambda: self._write_input(job), selectors.EVENT_WRITE)
+            if not job.on_terminal:
+                self._watch(fd, lambda: self._write_input(job), select.POLLOUT)
             return
         except OSError:  # the command reads no more
             job.unwritten.clear()
-        if job.terminal is None:
+        if not job.on_terminal:
             self._forget(fd)
-            if job.input_ends and job.process.stdin:
-                job.process.stdin.close()
+            if job.input_ends:
+                job.end_input()
 
     def _end(self, job: Job) -> None:
         """Pass on the last output and the exit status. What a command left running keeps nobody waiting."""
-        self._forget(job.exited)
-        status = job.process.wait()
+        status = os.waitstatus_to_exitcode(os.waitpid(job.pid, 0)[1])
         for fd in job.outputs:
             while self._read_output(job, fd):
                 pass
+        for fd in (job.exited, *job.descriptors()):
             self._forget(fd)
-        if job.input is not None:
-            self._forget(job.input)
-        del self._jobs[job.number]
+        os.close(job.exited)
         job.close()
+        del self._jobs[job.number]
         self.send(id=job.number, op="exit", status=status)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     protect_from_oom_killer(-1000)
-    sys.stdout = sys.stderr
     Agent(open_port()).serve()

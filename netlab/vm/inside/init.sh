@@ -75,7 +75,7 @@ fi
 cp /bin/busybox /agent.py run/netlab/
 ln -s busybox run/netlab/init
 cat >etc/inittab <<'END'
-::respawn:/usr/bin/python3 -S -E /run/netlab/agent.py
+::respawn:/usr/bin/python3 -I -S /run/netlab/agent.py
 ttyS0::askfirst:-/bin/bash
 END
 exec switch_root /root /run/netlab/init
