@@ -1,0 +1,76 @@
+"""What can be said of the forwarding programs without a kernel: entries, the stack's layout, the ways out."""
+
+from __future__ import annotations
+
+import sys
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from netlab.bpf.assembler import R10, Program
+from netlab.tunnel import maps, programs
+from netlab.tunnel.maps import Counter
+
+LOCAL = IPv4Address("192.168.77.1")
+SENDING = programs.send_program(LOCAL, 8285, uplink=2)
+RECEIVING = programs.receive_program(LOCAL, 8285, tun=3)
+DELIVERING = programs.deliver_program(tun=3)
+USED = [
+    (SENDING, {"routes", "counters"}),
+    (RECEIVING, {"routes", "peers", "counters"}),
+    (DELIVERING, {"pods", "counters"}),
+]
+
+
+def test_a_route_is_a_prefix_and_its_peer() -> None:
+    key, value = maps.route(IPv4Network("10.244.2.0/24"), IPv4Address("192.168.77.2"), plain=False)
+    assert key == (24).to_bytes(4, sys.byteorder) + bytes([10, 244, 2, 0])
+    assert value == bytes([192, 168, 77, 2]) + bytes(4)
+
+
+def test_a_plain_peers_route_says_so() -> None:
+    _, value = maps.route(IPv4Network("10.244.2.0/24"), IPv4Address("192.168.77.2"), plain=True)
+    assert int.from_bytes(value[4:], sys.byteorder) == 1
+
+
+def test_counters_are_numbered_without_gaps() -> None:
+    assert [int(counter) for counter in Counter] == list(range(len(Counter)))
+
+
+def test_every_counter_is_counted_somewhere() -> None:
+    reached = {Counter.SENT, Counter.RECEIVED, Counter.DELIVERED} | {
+        counter for counter in Counter if counter.name in SENDING.labels.keys() | RECEIVING.labels.keys()
+    }
+    assert reached == set(Counter)
+
+
+def test_only_refusals_and_failures_end_a_packet() -> None:
+    assert {counter.name for counter in Counter if counter.is_drop} == {
+        "DROPPED_UNKNOWN_PEER",
+        "DROPPED_FOREIGN_SOURCE",
+        "DROPPED_FAILED",
+    }
+
+
+def test_the_headers_on_the_stack_stand_as_on_the_wire_and_do_not_overlap_the_rest() -> None:
+    places = [programs.OUTER, programs.OUTER_UDP, programs.INNER]
+    assert all(place.base is R10 for place in places)
+    starts = [place.offset for place in places]
+    assert starts == [starts[0], starts[0] + 20, starts[0] + 28]
+    assert starts[2] + 20 <= 0
+    assert programs.KEY.offset + maps.ROUTE_KEY.size <= starts[0]
+    assert programs.COUNTER.offset + maps.COUNTER_KEY.size <= programs.KEY.offset
+
+
+@pytest.mark.parametrize(("program", "used"), USED, ids=["send", "receive", "deliver"])
+def test_a_program_uses_the_maps_of_its_docstring_and_its_listing_names_every_way_out(
+    program: Program, used: set[str]
+) -> None:
+    assert program.maps == used
+    listing = str(program)
+    assert all(f"\n{name}:\n" in listing for name in program.labels)
+
+
+def test_a_pod_is_found_by_its_address() -> None:
+    key, value = maps.pod(IPv4Address("10.244.1.7"), 12)
+    assert (key, int.from_bytes(value, sys.byteorder)) == (bytes([10, 244, 1, 7]), 12)
