@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -23,7 +23,7 @@ from netlab.check.matrix import LIMIT
 from netlab.check.model import Report
 from netlab.errors import KernelError, NetlabError, UsageError
 from netlab.folder import LabFolder, Record, known_labs
-from netlab.kernel import enter, netfilter, sysctl
+from netlab.kernel import enter, netfilter, sysctl, tun
 from netlab.kernel.enter import Place
 from netlab.kernel.linux import LinuxKernel, no_progress
 from netlab.kernel.linux import labs as labs_in_kernel
@@ -31,12 +31,13 @@ from netlab.plan.build import build
 from netlab.plan.diff import Op, diff
 from netlab.plan.drift import differences
 from netlab.plan.etc import pod_files
-from netlab.plan.objects import Netns, Objects, Plan, Ruleset, State
+from netlab.plan.objects import Forwarder, Netns, Objects, Plan, Process, Ruleset, State
 from netlab.plan.rules import tools
 from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
 from netlab.supervisor.client import ProcessState, Supervisor, write_etc
-from netlab.topology.model import Address, IpipBackend, Topology
+from netlab.topology.model import Address, IpipBackend, Topology, UdpBackend
+from netlab.tunnel import counters
 
 LOCK_WAIT = 30.0  # seconds for another netlab to finish with the lab
 RETRY = 0.1  # seconds between two tries of a check
@@ -71,11 +72,13 @@ class Lab:
         self.keeper = Supervisor(topology.name, self.folder.runtime)
 
     @classmethod
-    def load(cls, file: str | Path, *, backend: str | None = None, name: str | None = None) -> Lab:
+    def load(
+        cls, file: str | Path, *, backend: str | None = None, forwarder: str | None = None, name: str | None = None
+    ) -> Lab:
         """Make a lab of a topology file. Raises TopologyError with every mistake in it."""
         from netlab.topology.load import load
 
-        return cls(load(file, backend=backend, name=name), str(Path(file).absolute()))
+        return cls(load(file, backend=backend, forwarder=forwarder, name=name), str(Path(file).absolute()))
 
     @classmethod
     def loads(cls, text: str, *, name: str | None = None) -> Lab:
@@ -156,6 +159,8 @@ class Lab:
             from netlab.kernel import features  # loads pyroute2
 
             features.require("ipip", "backend ipip")
+        if isinstance(self.topology.backend, UdpBackend):
+            tun.require()
 
     def _acquire(self) -> Plan:
         """Allocate addresses and record the topology, so that whatever follows can be finished or taken away."""
@@ -246,11 +251,19 @@ class Lab:
         return enter.run(argv, self.place(member), stdin=stdin, timeout=timeout)
 
     def processes(self) -> list[ProcessState]:
-        """Return what became of every process that the lab keeps."""
-        return self.keeper.states()
+        """Return what became of every process of a pod that the lab keeps."""
+        return [state for state in self.keeper.states() if isinstance(state.process, Process)]
+
+    def forwarders(self) -> list[ProcessState]:
+        """Return what became of the forwarders of the backend udp, by node."""
+        return [state for state in self.keeper.states() if isinstance(state.process, Forwarder)]
+
+    def counters(self, node: str) -> Mapping[str, int]:
+        """Return what a node's forwarder has carried and dropped (`tunnel.counters.NAMES`); empty when it has not."""
+        return counters.find(self.keeper.counters(node)) or {}
 
     def log_lines(self, pod: str, container: str) -> list[str]:
-        """Return what a container has written, older output first."""
+        """Return what a container, or a node's `forwarder`, has written, older output first."""
         newest = self.keeper.log(pod, container)
         files = (newest.with_name(newest.name + ".1"), newest)
         return [line for file in files if file.exists() for line in file.read_text(errors="replace").splitlines()]

@@ -12,10 +12,12 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import bind_layers
 
 FLANNEL_VXLAN_PORT = 8472
+FLANNEL_UDP_PORT = 8285
 KNOWN_PROTOCOLS = (1, 4, 6, 17)  # those that get words of their own
 ICMP_TYPES = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo request", 11: "time exceeded"}
 
 bind_layers(UDP, VXLAN, dport=FLANNEL_VXLAN_PORT)
+bind_layers(UDP, IP, dport=FLANNEL_UDP_PORT)
 
 
 def layers(frame: bytes, *, bare: bool = False) -> Any:
@@ -31,16 +33,16 @@ def describe(frame: bytes, *, bare: bool = False) -> list[str]:
 
 
 def _lines(packet: Any) -> Iterator[list[str]]:
-    """Walk the layers; an Ethernet header begins a line, and an IP header right behind another one."""
+    """Walk the layers; an Ethernet header begins a line, and an IP header right behind another one or UDP's."""
     words: list[str] = []
-    was_ip = False
+    may_carry_ip = False
     while packet and packet.name not in ("Raw", "Padding"):
         is_ip = isinstance(packet, (IP, IPv6))
-        if words and (isinstance(packet, Ether) or (was_ip and is_ip)):
+        if words and (isinstance(packet, Ether) or (may_carry_ip and is_ip)):
             yield words
             words = []
         words.append(f"{packet.src} > {packet.dst}" if isinstance(packet, Ether) else _word(packet))
-        was_ip, packet = is_ip, packet.payload
+        may_carry_ip, packet = is_ip or isinstance(packet, UDP), packet.payload
     if words:
         yield words
 

@@ -21,6 +21,7 @@ from netlab.topology.model import (
     Router,
     Segment,
     Topology,
+    UdpBackend,
     VxlanBackend,
 )
 
@@ -79,13 +80,15 @@ def random_topology(name: str, seed: int) -> Topology:
         VxlanBackend(),
         VxlanBackend(vni=7, port=4789),
         VxlanBackend(mtu=1400),
+        UdpBackend(),
+        UdpBackend(port=8286),
     ]
     backend = draw.choice([*backends, VxlanBackend(direct_routing=True)])
     if draw.random() < 0.3:
         base = routed(name, backend, nodes=draw.randint(2, 4))
     else:
         nodes, pods = draw.randint(1, 4), draw.randint(0, 6)
-        dual_stack, mtu = draw.random() < 0.3, draw.choice([1500, 9000])
+        dual_stack, mtu = draw.random() < 0.3 and not isinstance(backend, UdpBackend), draw.choice([1500, 9000])
         base = topology(name, nodes=nodes, pods=pods, backend=backend, dual_stack=dual_stack, mtu=mtu)
     if draw.random() < 0.3:
         base = replace(base, nodes=(*base.nodes, Node("client", base.segments[0].name, Role.EXTERNAL)))

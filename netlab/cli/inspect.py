@@ -46,6 +46,10 @@ def _details(entry: object) -> str:
             return "".join(f"\n      {rule}" for rule in getattr(entry, "rules", ()))
         case "Process":
             return f": {' '.join(getattr(entry, 'argv', ()))}"
+        case "Forwarder":
+            return (
+                f": {getattr(entry, 'kind', '')}, {getattr(entry, 'dev', '')} to UDP port {getattr(entry, 'port', '')}"
+            )
     words = []
     for name in ("vni", "port", "local", "parent", "master", "mtu", "mac"):
         value = getattr(entry, name, None)

@@ -1,4 +1,4 @@
-"""`netlab logs`: what a pod's containers have written."""
+"""`netlab logs`: what a pod's containers, or a node's forwarder, have written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from netlab.errors import UsageError
 @click.option("--tail", type=int, help="Only so many last lines of each.")
 @click.argument("pod", shell_complete=complete_member)
 def logs_command(lab: str | None, container: str | None, tail: int | None, pod: str) -> None:
-    """Show what the containers of a POD have written to their standard output and error."""
+    """Show what the containers of a POD have written to their standard output and error.
+
+    With the name of a node: what its forwarder has written (backend udp).
+    """
+    from netlab.supervisor.client import FORWARDER
+
     found = find_lab(lab)
     entry = found.topology.find_pod(pod)
     names = [each.name for each in entry.containers] if entry else []
+    if found.topology.backend.type == "udp" and found.topology.find_node(pod):
+        names = [FORWARDER]
     if not names or (container and container not in names):
         has = f"it has {', '.join(names)}" if names else "it has no containers"
         raise UsageError(f"there is no log of {pod}{f' container {container}' if container else ''}", has)

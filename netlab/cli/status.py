@@ -11,6 +11,7 @@ from netlab.cli.tables import print_table
 
 if TYPE_CHECKING:
     from netlab.lab import Lab, Status
+    from netlab.supervisor.client import ProcessState
 
 FEW_NODES = 8  # routes are listed for so many nodes, and counted beyond
 DRIFTED = 1
@@ -18,9 +19,10 @@ DRIFTED = 1
 
 @click.command("status")
 @click.argument("lab", required=False, shell_complete=complete_lab)
+@click.option("--counters", is_flag=True, help="Backend udp: also what the nodes' forwarders carried and dropped.")
 @output_option
 @click.pass_context
-def status_command(ctx: click.Context, lab: str | None, output: str) -> None:
+def status_command(ctx: click.Context, lab: str | None, counters: bool, output: str) -> None:
     """Show a LAB: nodes, pods, addresses, routes, and drift.
 
     Drift is what was changed by hand since `netlab up`, which also repairs it. Exit status 1 when there is any.
@@ -30,6 +32,9 @@ def status_command(ctx: click.Context, lab: str | None, output: str) -> None:
     found = find_lab(lab)
     status = found.status()
     shown = _view(found, status)
+    if counters:
+        for row in shown["forwarders"]:
+            row["counters"] = found.counters(row["node"])
     if output == "json":
         print_json(shown)
     else:
@@ -68,19 +73,8 @@ def _view(lab: Lab, status: Status) -> dict[str, Any]:
         "up": bool(status.state.objects),
         "nodes": nodes,
         "pods": pods,
-        "containers": [
-            {
-                "pod": entry.process.pod,
-                "container": entry.process.name,
-                "state": entry.life,
-                "pid": entry.pid,
-                "restarts": entry.restarts,
-                "exitStatus": entry.exit_status,
-                "signal": entry.signal,
-                "reason": entry.reason,
-            }
-            for entry in lab.processes()
-        ],
+        "containers": [{"pod": entry.owner, "container": entry.name, **_life(entry)} for entry in lab.processes()],
+        "forwarders": [{"node": entry.owner, "forwarder": entry.said, **_life(entry)} for entry in lab.forwarders()],
         "refusals": [f"{member_of(entry.netns)}: {entry.what}: {entry.why}" for entry in status.plan.refusals],
         "drift": [str(entry) for entry in differences(status.drift)],
         "foreign": [
@@ -88,6 +82,18 @@ def _view(lab: Lab, status: Status) -> dict[str, Any]:
             for netns, entries in sorted(status.state.foreign.items())
             for entry in sorted(entries, key=lambda entry: entry.key)
         ],
+    }
+
+
+def _life(entry: ProcessState) -> dict[str, Any]:
+    """Return what became of a process."""
+    return {
+        "state": entry.life,
+        "pid": entry.pid,
+        "restarts": entry.restarts,
+        "exitStatus": entry.exit_status,
+        "signal": entry.signal,
+        "reason": entry.reason,
     }
 
 
@@ -108,7 +114,9 @@ def _print(shown: dict[str, Any]) -> None:
         print_table(("POD", "NODE", "ADDRESS", "STATE"), pods)
     if shown["containers"]:
         click.echo()
-        print_table(("POD", "CONTAINER", "STATE", "PID", "RESTARTS"), [_container(row) for row in shown["containers"]])
+        rows = [(row["pod"], row["container"], *_cells(row)) for row in shown["containers"]]
+        print_table(("POD", "CONTAINER", "STATE", "PID", "RESTARTS"), rows)
+    _print_forwarders(shown["forwarders"])
     routes = [(row["node"], route) for row in shown["nodes"] for route in row["routes"]]
     if routes and len(shown["nodes"]) <= FEW_NODES:
         click.echo()
@@ -126,10 +134,37 @@ def _print(shown: dict[str, Any]) -> None:
         click.echo("\ndrift: none")
 
 
-def _container(row: dict[str, Any]) -> tuple[str, ...]:
-    """Return a container's cells; one that does not run says why."""
-    last = f"exit {row['exitStatus']}" if row["exitStatus"] is not None else row["reason"]
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return a process's cells; one that does not run says why."""
+    state = row["state"] if row["pid"] or not _end(row) else f"{row['state']} ({row['reason'] or _end(row)})"
+    return state, str(row["pid"] or "-"), str(row["restarts"])
+
+
+def _end(row: dict[str, Any]) -> str:
+    """Say how a process ended last; empty when it has not."""
     if row["signal"] is not None:
-        last = f"signal {row['signal']}"
-    state = row["state"] if row["pid"] or not last else f"{row['state']} ({row['reason'] or last})"
-    return row["pod"], row["container"], state, str(row["pid"] or "-"), str(row["restarts"])
+        return f"signal {row['signal']}"
+    return f"exit {row['exitStatus']}" if row["exitStatus"] is not None else str(row["reason"])
+
+
+def _print_forwarders(rows: list[dict[str, Any]]) -> None:
+    """Show what carries packets between the nodes, what happened to it, and its counters where they were asked for."""
+    if not rows:
+        return
+    click.echo()
+    cells = [(row["node"], row["forwarder"] or "-", *_cells(row), _end(row) or "-") for row in rows]
+    print_table(("NODE", "FORWARDER", "STATE", "PID", "RESTARTS", "LAST END"), cells)
+    if "counters" in rows[0]:
+        from netlab.tunnel.counters import TOTALS
+
+        click.echo()
+        header = ("NODE", *("SENT", "BYTES", "BATCHES"), *("RECEIVED", "BYTES", "BATCHES"), "DROPPED")
+        totals = [[str(row["counters"].get(name, 0)) for name in TOTALS] for row in rows]
+        print_table(header, [(row["node"], *cells, _drops(row)) for row, cells in zip(rows, totals, strict=True)])
+
+
+def _drops(row: dict[str, Any]) -> str:
+    """Return the reasons for which packets were dropped, those that there were."""
+    from netlab.tunnel.packet import Drop
+
+    return ", ".join(f"{name} {row['counters'][name]}" for name in Drop if row["counters"].get(name)) or "-"

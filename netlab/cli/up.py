@@ -19,12 +19,22 @@ if TYPE_CHECKING:
 @click.argument("file", required=False, type=click.Path(allow_dash=True))
 @click.option("-t", "--topo", type=click.Path(allow_dash=True), help="The topology file, as an option.")
 @click.option("-n", "--name", help="Name the lab; the file's own name stands aside.")
-@click.option("--backend", metavar="B", help="Use this backend instead of the file's: bridge, vxlan, host-gw, ipip.")
+@click.option(
+    "--backend", metavar="B", help="Use this backend instead of the file's: bridge, vxlan, host-gw, ipip, udp."
+)
+@click.option("--forwarder", metavar="F", help="Backend udp: carry packets by this: auto, simple, batched, ebpf.")
 @click.option("--dry-run", is_flag=True, help="Print the commands that would do it by hand, and change nothing.")
 @click.option("--wait", default=30.0, show_default=True, help="Seconds to wait for another netlab on the same lab.")
 @output_option
 def up_command(
-    file: str | None, topo: str | None, name: str | None, backend: str | None, dry_run: bool, wait: float, output: str
+    file: str | None,
+    topo: str | None,
+    name: str | None,
+    backend: str | None,
+    forwarder: str | None,
+    dry_run: bool,
+    wait: float,
+    output: str,
 ) -> None:
     """Make a lab what its topology FILE says (default: topology.yaml).
 
@@ -35,7 +45,7 @@ def up_command(
     from netlab.kernel.rootless import ensure_privileged
     from netlab.lab import Lab
 
-    lab = Lab.load(file or topo or default_file(), backend=backend, name=name)
+    lab = Lab.load(file or topo or default_file(), backend=backend, forwarder=forwarder, name=name)
     ensure_privileged()
     if dry_run:
         _print_commands(lab.up(dry_run=True), output)

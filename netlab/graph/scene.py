@@ -14,12 +14,14 @@ from netlab.overlay import overlay_of
 from netlab.overlay.backend import UPLINK
 from netlab.overlay.ipip import DEVICE as IPIP_DEVICE
 from netlab.overlay.ipip import IpipOverlay
+from netlab.overlay.udp import DEVICE as UDP_DEVICE
+from netlab.overlay.udp import UdpOverlay
 from netlab.overlay.vxlan import HEADROOM, VxlanOverlay
 from netlab.plan.build import BRIDGE, gateway_of
 from netlab.plan.underlay import router_address
 from netlab.store.store import Lease, Snapshot
 from netlab.topology import model
-from netlab.topology.model import BridgeBackend, HostGwBackend, IpipBackend, Role, Topology, VxlanBackend
+from netlab.topology.model import BridgeBackend, HostGwBackend, IpipBackend, Role, Topology, UdpBackend, VxlanBackend
 
 FULL_PODS_MAX = 64
 FULL_NODES_MAX = 32
@@ -232,6 +234,8 @@ def _tunnels(topology: Topology, lease: Lease | None) -> tuple[Interface, ...]:
             names = {version: overlay.device(version) for version in topology.families}
         case IpipOverlay():
             names = {4: IPIP_DEVICE}
+        case UdpOverlay():
+            names = {4: UDP_DEVICE}
         case _:
             names = {}
     if lease is None:
@@ -265,11 +269,13 @@ def _overlay(topology: Topology) -> Overlay:
             how = [f"VNI {backend.vni}", f"UDP port {backend.port}"]
         case IpipBackend():
             how = ["IP protocol 4"]
+        case UdpBackend():
+            how = [f"UDP port {backend.port}", f"forwarder {backend.forwarder}"]
         case HostGwBackend():
             how = ["plain routes inside a segment"]
         case BridgeBackend():
             how = ["no path between nodes"]
-    tunnelled = isinstance(backend, VxlanBackend | IpipBackend)
+    tunnelled = isinstance(backend, VxlanBackend | IpipBackend | UdpBackend)
     if isinstance(backend, VxlanBackend | IpipBackend) and backend.direct_routing:
         how.append("DirectRouting: no tunnel inside a segment")
     return Overlay(backend.type, (*how, _overhead(topology), f"pod MTU {_pod_mtus(topology)}"), tunnelled)

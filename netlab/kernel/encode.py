@@ -23,6 +23,7 @@ from netlab.plan.objects import (
     Netns,
     Object,
     Route,
+    Tun,
     Veth,
     Vxlan,
 )
@@ -45,6 +46,11 @@ class Indexes:
         if name not in self._known:
             raise KernelError(errno.ENODEV, f"{self._netns}: interface {name}", "it was there a moment ago")
         return self._known[name]
+
+    def learn(self, name: str, index: int) -> None:
+        """Take note of an interface whose index the kernel chose."""
+        self._known[name] = index
+        self._next = max(self._next, index + 1)
 
     def take(self, name: str) -> int:
         """Choose a free index for a new interface."""
@@ -83,6 +89,8 @@ def _create_link(
             yield rtnl.create_vxlan(vxlan, here.take(vxlan.name), here.get(vxlan.parent))
         case Ipip() as ipip:
             yield rtnl.create_ipip(ipip, here.take(ipip.name))
+        case Tun() as device:
+            yield rtnl.set_tun(device, here.get(device.name))
 
 
 def _change_link(old: Object | None, new: Link, here: Indexes) -> Iterator[Message]:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from netlab.plan.diff import Op
-from netlab.plan.objects import Netns, Objects, Process, State
+from netlab.plan.objects import Kept, Netns, Objects, State
 
-Placed = tuple[Netns, Process]
+Placed = tuple[Netns, Kept]
 
 
 class Processes(Protocol):

@@ -15,13 +15,13 @@ from itertools import groupby
 
 from netlab import names
 from netlab.errors import KernelError, NetlabError, NotSupported
-from netlab.kernel import netfilter, netns, observe, rtnl, sysctl
+from netlab.kernel import netfilter, netns, observe, rtnl, sysctl, tun
 from netlab.kernel.encode import Indexes, messages
 from netlab.kernel.kernel import Processes
 from netlab.kernel.netlink import Message, Socket
 from netlab.kernel.residents import end_marked
 from netlab.plan.diff import Op, Phase
-from netlab.plan.objects import Ipip, Link, Netns, Objects, Process, State, Sysctl, Veth
+from netlab.plan.objects import KEPT, Ipip, Link, Netns, Objects, State, Sysctl, Tun, Veth
 from netlab.plan.text import command
 
 DOOMED_GROUP = names.LINK_GROUP + 1  # links on their way out
@@ -127,6 +127,9 @@ class LinuxKernel:
             case Phase.CABLE:
                 self._connect(ops)
                 return
+            case Phase.TUN:
+                self._make_tuns(ops)
+                return
             case _:
                 self._send_each(ops)
                 return
@@ -135,8 +138,8 @@ class LinuxKernel:
     def _keep_processes(self, ops: list[Op]) -> None:
         """Hand the keeper of processes what stops and what starts."""
         assert self._processes is not None, "a plan with processes needs a kernel that was given a keeper for them"
-        stop = [(op.netns, op.old) for op in ops if isinstance(op.old, Process)]
-        start = [(op.netns, op.new) for op in ops if isinstance(op.new, Process)]
+        stop = [(op.netns, op.old) for op in ops if isinstance(op.old, KEPT)]
+        start = [(op.netns, op.new) for op in ops if isinstance(op.new, KEPT)]
         self._processes.change(stop=stop, start=start)
 
     def _name(self, wanted: list[Netns]) -> None:
@@ -174,6 +177,19 @@ class LinuxKernel:
                     fds[name] = os.open(netns.path(name), os.O_RDONLY | os.O_CLOEXEC)
                     stack.callback(os.close, fds[name])
                 self._send_each(batch, fds)
+
+    def _make_tuns(self, ops: list[Op]) -> None:
+        """Make TUN devices, each by an ioctl inside its namespace, and configure them."""
+        wanted: dict[Netns, list[str]] = {}
+        for op in ops:
+            if isinstance(op.new, Tun):
+                wanted.setdefault(op.netns, []).append(op.new.name)
+        self._open(wanted)
+        made = netns.call_each(wanted, lambda name: {device: tun.create(name, device) for device in wanted[name]})
+        for name, indexes in made.items():
+            for device, index in indexes.items():
+                self._indexes[name].learn(device, index)
+        self._send_each(ops)
 
     def _send_each(self, ops: list[Op], fds: dict[Netns, int] | None = None) -> None:
         """Send operations, one batch for each namespace."""

@@ -22,7 +22,7 @@ from netlab.kernel.netlink import (
     attribute_u32,
     attributes,
 )
-from netlab.plan.objects import Addr, Bridge, FdbEntry, Ipip, Link, Loopback, Neighbor, Route, Veth, Vxlan
+from netlab.plan.objects import Addr, Bridge, FdbEntry, Ipip, Link, Loopback, Neighbor, Route, Tun, Veth, Vxlan
 from netlab.topology.model import Address
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
@@ -44,6 +44,7 @@ VETH_INFO_PEER = 1
 IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT = 1, 3, 4, 7, 15
 IFLA_VXLAN_LOCAL6, IFLA_VXLAN_GBP = 17, 23
 IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_PROTO, IFLA_IPTUN_PMTUDISC = 2, 3, 9, 10
+IFLA_TUN_TYPE, TUN_TYPE_TUN = 3, bytes([1])
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_F_NODAD = 1, 2, 4, 0x02
@@ -125,6 +126,11 @@ def create_ipip(link: Ipip, index: int) -> Message:
     )
     body = _IFINFO.pack(0, 0, index, _flags(link), _flags(link)) + _common(link.name, link.mtu, "")
     return Message(RTM_NEWLINK, NEW, body + _linkinfo("ipip", options))
+
+
+def set_tun(link: Tun, index: int) -> Message:
+    """Make a device that an ioctl has made what it should be: netlab's, with its MTU and state."""
+    return set_link(index, up=link.up, mtu=link.mtu, group=names.LINK_GROUP)
 
 
 def set_link(
@@ -305,6 +311,8 @@ def link_object(raw: RawLink, names_by_index: Mapping[int, str]) -> Link | None:
         case "ipip":
             local, remote = (options.get(kind, bytes(4)) for kind in (IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE))
             return Ipip(raw.name, ip_address(local), mtu, ip_address(remote) if any(remote) else None, raw.up)
+        case "tun" if options.get(IFLA_TUN_TYPE) == TUN_TYPE_TUN:
+            return Tun(raw.name, mtu, raw.up)
     return None
 
 

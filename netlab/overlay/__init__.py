@@ -9,6 +9,7 @@ from netlab.overlay.backend import Overlay
 from netlab.overlay.bridge import BridgeOverlay
 from netlab.overlay.hostgw import HostGwOverlay
 from netlab.overlay.ipip import IpipOverlay
+from netlab.overlay.udp import UdpOverlay
 from netlab.overlay.vxlan import VxlanOverlay
 from netlab.topology.model import Backend
 
@@ -17,6 +18,7 @@ OVERLAYS: Mapping[str, Callable[[Any], Overlay]] = {
     "vxlan": VxlanOverlay,
     "host-gw": HostGwOverlay,
     "ipip": IpipOverlay,
+    "udp": UdpOverlay,
 }
 
 

@@ -6,7 +6,7 @@ that no packet is resolved too early (facts.md 1.10).
 
 A link that goes takes its addresses, routes and entries with it: no operation is spent on those, and those that the
 plan wants on its successor are made again. So are the routes and neighbours of an interface that loses an address:
-with its last one the kernel drops them all.
+with its last one the kernel drops them all. A forwarder holds on to a TUN device: with a new one it is started again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from dataclasses import dataclass, fields, replace
 from enum import IntEnum, StrEnum
 
 from netlab.plan.objects import (
+    KEPT,
     LINKS,
     Addr,
     Bridge,
     FdbEntry,
+    Forwarder,
     Key,
     Link,
     Neighbor,
@@ -30,6 +32,7 @@ from netlab.plan.objects import (
     Route,
     Ruleset,
     Sysctl,
+    Tun,
     Veth,
 )
 
@@ -60,15 +63,16 @@ class Phase(IntEnum):
     SYSCTL = 7
     BRIDGE = 8
     CABLE = 9
-    CONFIGURE = 10
-    TUNNEL = 11
-    ADDRESS = 12
-    NEIGHBOR = 13
-    FDB = 14
-    ROUTE = 15
-    LINK_SYSCTL = 16
-    RULES = 17
-    PROCESS = 18
+    TUN = 10
+    CONFIGURE = 11
+    TUNNEL = 12
+    ADDRESS = 13
+    NEIGHBOR = 14
+    FDB = 15
+    ROUTE = 16
+    LINK_SYSCTL = 17
+    RULES = 18
+    PROCESS = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ _PHASES: Mapping[type, Phase] = {
     Route: Phase.ROUTE,
     Ruleset: Phase.RULES,
     Process: Phase.PROCESS,
+    Forwarder: Phase.PROCESS,
+    Tun: Phase.TUN,
 }
 
 
@@ -107,7 +113,7 @@ def diff(state: Objects, plan: Objects) -> list[Op]:
         ops.append(Op(Phase.NAME, Action.ADD_NETNS, netns))
     for netns in state.keys() - plan.keys():
         ops.append(Op(Phase.UNNAME, Action.DELETE_NETNS, netns))
-        ops += (Op(Phase.STOP, Action.DELETE, netns, old=entry) for entry in state[netns] if isinstance(entry, Process))
+        ops += (Op(Phase.STOP, Action.DELETE, netns, old=entry) for entry in state[netns] if isinstance(entry, KEPT))
     for netns, links in gone.items():
         ops += (Op(Phase.UNLINK, Action.DELETE, netns, old=link) for link in links if netns in plan)
     for netns, wanted in plan.items():
@@ -164,7 +170,7 @@ def _survivors(objects: Iterable[Object], gone: frozenset[Link]) -> frozenset[Ob
 def _hangs_on(entry: Object, names: set[str]) -> bool:
     if isinstance(entry, LINKS):
         return entry.name in names
-    return getattr(entry, "dev", None) in names
+    return getattr(entry, "dev", None) in names and not isinstance(entry, KEPT)
 
 
 def _released(entry: Object, names: set[str]) -> Object:
@@ -194,6 +200,7 @@ def _differences(netns: Netns, have: frozenset[Object], want: frozenset[Object])
         else:
             yield Op(_undo_phase(keep), Action.DELETE, netns, old=keep)
             yield Op(_phase(new), Action.CREATE, netns, new=new)
+    yield from _restarts(netns, have, want)
     lost = {entry.dev for entry in have - want if isinstance(entry, Addr)}
     for entry in want:
         again = isinstance(entry, (Route, Neighbor)) and entry.dev in lost
@@ -201,6 +208,15 @@ def _differences(netns: Netns, have: frozenset[Object], want: frozenset[Object])
             continue
         if not versions or entry.key not in versions:
             yield Op(_phase(entry), Action.CREATE, netns, new=entry)
+
+
+def _restarts(netns: Netns, have: frozenset[Object], want: frozenset[Object]) -> Iterator[Op]:
+    """Stop and start forwarders that are as they should be, but hold a device that is not there any more."""
+    names = {entry.name for entry in have if isinstance(entry, LINKS)}
+    for entry in have & want:
+        if isinstance(entry, Forwarder) and entry.dev not in names:
+            yield Op(Phase.STOP, Action.DELETE, netns, old=entry)
+            yield Op(Phase.PROCESS, Action.CREATE, netns, new=entry)
 
 
 def _phase(entry: Object, *, changed: bool = False) -> Phase:
@@ -214,7 +230,7 @@ def _phase(entry: Object, *, changed: bool = False) -> Phase:
 
 
 def _undo_phase(entry: Object) -> Phase:
-    if isinstance(entry, Process):
+    if isinstance(entry, KEPT):
         return Phase.STOP
     if isinstance(entry, Ruleset):
         return Phase.UNRULE

@@ -10,6 +10,7 @@ from netlab.plan.objects import (
     LINKS,
     Addr,
     FdbEntry,
+    Forwarder,
     Key,
     Neighbor,
     Netns,
@@ -22,6 +23,7 @@ from netlab.plan.objects import (
     Veth,
 )
 from netlab.plan.summary import member_of
+from netlab.tunnel.routes import Peer
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -93,6 +95,10 @@ def _changed(name: str, old: object, new: object) -> str:
 def _word(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ", ".join(map(_word, value)) or "none"
+    if isinstance(value, Peer):
+        return f"{value.address} ({' '.join(map(str, value.pod_cidrs))})"
     return "none" if value is None or value == "" else str(value)
 
 
@@ -116,6 +122,8 @@ def name_of(entry: Object) -> str:
             return f"{entry.tool} {entry.table}{' ' if entry.chain else ''}{entry.chain}"
         case Process():
             return f"{entry.name} of pod {entry.pod}"
+        case Forwarder():
+            return "forwarder"
         case OtherLink():
             return f"interface {entry.name} ({entry.kind})"
     return f"interface {entry.name}"

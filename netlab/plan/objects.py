@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import ClassVar
 
 from netlab.topology.model import Address as IpAddress
+from netlab.tunnel.routes import Peer
 
 Netns = str
 Key = tuple[str, ...]
@@ -104,6 +105,20 @@ class Ipip:
     local: IpAddress
     mtu: int
     remote: IpAddress | None = None
+    up: bool = True
+
+    @property
+    def key(self) -> Key:
+        return ("link", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Tun:
+    """A TUN device: what the kernel routes to it, a process reads. It is persistent: it stays when the process ends."""
+
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"mtu", "up"})
+    name: str
+    mtu: int
     up: bool = True
 
     @property
@@ -241,11 +256,36 @@ class Process:
         return ("process", self.pod, self.name)
 
 
-Link = Loopback | Veth | Bridge | Vxlan | Ipip | OtherLink
-Object = Link | Addr | Route | Neighbor | FdbEntry | Sysctl | Ruleset | Process
+@dataclass(frozen=True, slots=True)
+class Forwarder:
+    """The process of a node that carries packets between its TUN device and UDP: `netlab.tunnel`, kept by the lab.
+
+    `local` and `port` are where it receives, `source` is the address of its ICMP errors. It learns of other peers and
+    of another MTU as it runs; for everything else it is started again.
+    """
+
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"mtu", "peers"})
+    node: str
+    dev: str
+    mtu: int
+    local: IPv4Address
+    port: int
+    source: IPv4Address
+    kind: str
+    peers: tuple[Peer, ...]
+
+    @property
+    def key(self) -> Key:
+        return ("forwarder", self.node)
+
+
+Link = Loopback | Veth | Bridge | Vxlan | Ipip | Tun | OtherLink
+Kept = Process | Forwarder
+Object = Link | Addr | Route | Neighbor | FdbEntry | Sysctl | Ruleset | Kept
 Objects = Mapping[Netns, frozenset[Object]]
 
-LINKS = (Loopback, Veth, Bridge, Vxlan, Ipip, OtherLink)
+LINKS = (Loopback, Veth, Bridge, Vxlan, Ipip, Tun, OtherLink)
+KEPT = (Process, Forwarder)  # by the lab's supervisor
 PAUSE = "pause"
 
 

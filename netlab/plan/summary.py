@@ -17,6 +17,7 @@ WORDS = {
     "Bridge": "bridge",
     "Vxlan": "VXLAN device",
     "Ipip": "IPIP device",
+    "Tun": "TUN device",
     "Addr": "address",
     "Route": "route",
     "Neighbor": "neighbor",
@@ -24,6 +25,7 @@ WORDS = {
     "Sysctl": "setting",
     "Ruleset": "ruleset",
     "Process": "process",
+    "Forwarder": "forwarder",
 }
 VERBS = {Action.CREATE: "make", Action.CHANGE: "change", Action.DELETE: "delete"}
 

@@ -15,6 +15,7 @@ from netlab.plan.objects import (
     Addr,
     Bridge,
     FdbEntry,
+    Forwarder,
     Ipip,
     Link,
     Loopback,
@@ -24,10 +25,12 @@ from netlab.plan.objects import (
     Route,
     Ruleset,
     Sysctl,
+    Tun,
     Veth,
     Vxlan,
 )
 from netlab.plan.rules import nft_input, restore_input
+from netlab.tunnel.config import Config, render
 
 GROUP = f"group {names.LINK_GROUP}"
 
@@ -74,6 +77,12 @@ def _create(netns: str, new: Object, peer: Veth | None) -> Iterator[str]:
         case Ipip():
             yield f"{ip} link add {new.name} mtu {new.mtu} type ipip local {new.local} remote any"
             yield f"{ip} link set {new.name} {GROUP}{_up(new)}"
+        case Tun():
+            yield f"ip -n {netns} tuntap add dev {new.name} mode tun"
+            yield f"{ip} link set {new.name} mtu {new.mtu} {GROUP}{_up(new)}"
+        case Forwarder():
+            config = render(config_of(new))
+            yield f"ip netns exec {netns} python3 -m netlab.tunnel - <<'CONFIG' &  # netlab keeps it\n{config}CONFIG"
         case Addr():
             extra = "nodad" if new.ip.version == 6 else "brd +" if new.ip.network.prefixlen < 31 else ""
             yield f"{ip} address add {new.ip} {extra} dev {new.dev}".replace("  ", " ")
@@ -97,6 +106,8 @@ def _change(netns: str, old: Object | None, new: Object) -> Iterator[str]:
             yield _rules(netns, old if isinstance(old, Ruleset) else None, new)
         case Process():
             yield f"# kept by netlab itself: ip netns exec {netns} {shlex.join(new.argv)}"
+        case Forwarder():
+            yield f"# netlab itself tells the forwarder: {len(new.peers)} peers, MTU {new.mtu}"
         case _ if old is not None:
             yield from _change_link(netns, old, new)
 
@@ -133,12 +144,19 @@ def _delete(netns: str, old: Object) -> Iterator[str]:
             yield _rules(netns, old, None)
         case Process():
             yield f"# netlab itself ends {old.name} of pod {old.pod}"
+        case Forwarder():
+            yield f"# netlab itself ends the forwarder of node {old.node}"
         case Sysctl():
             return
         case Veth():
             yield f"{ip} link delete {old.name} || true  # gone already, if its other end is"
         case _ if isinstance(old, Link):
             yield f"{ip} link delete {old.name}"
+
+
+def config_of(entry: Forwarder) -> Config:
+    """Return what a forwarder is told in its file."""
+    return Config(entry.dev, entry.mtu, entry.local, entry.port, entry.source, entry.kind, entry.peers)
 
 
 def _rules(netns: str, old: Ruleset | None, new: Ruleset | None) -> str:

@@ -1,4 +1,4 @@
-"""The process that keeps a lab's containers: PID 1 of the lab's own pid namespace.
+"""The process that keeps a lab's containers and forwarders: PID 1 of the lab's own pid namespace.
 
 When it ends, however it ends, the kernel takes every process of the lab with it. Run as
 `python -m netlab.supervisor LAB RUNTIME_DIR` by `netlab.supervisor.client`, its only client.

@@ -19,7 +19,8 @@ from netlab.errors import NetlabError, ProgramError
 from netlab.kernel import netns, proc
 from netlab.kernel.residents import MARK, end
 from netlab.plan.etc import EtcFiles
-from netlab.plan.objects import PAUSE, Netns, Process
+from netlab.plan.objects import PAUSE, Forwarder, Kept, Netns, Process
+from netlab.plan.text import config_of
 from netlab.supervisor.spec import (
     APPLY,
     CONTROL,
@@ -34,11 +35,14 @@ from netlab.supervisor.spec import (
     read_report,
     write_specs,
 )
+from netlab.tunnel.config import parse, render
 
 ANSWER_TIMEOUT = 120.0  # seconds: a thousand containers are started, or stopped with their grace
 _PACKAGES = Path(netlab.__file__).parents[1]
 
-Placed = tuple[Netns, Process]
+FORWARDER, FORWARDER_MODULE = "forwarder", "netlab.tunnel"  # a node's daemon
+
+Placed = tuple[Netns, Kept]
 
 
 class Life(StrEnum):
@@ -53,10 +57,15 @@ class Life(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """What became of a process. `since` is in seconds since the epoch; `exit_status` and `signal` tell its last end."""
+    """What became of a process. `since` is in seconds since the epoch; `exit_status` and `signal` tell its last end.
+
+    `owner` is its pod or node, `name` its name there. `said` is what a node's daemon says that it does.
+    """
 
     netns: Netns
-    process: Process
+    process: Kept
+    owner: str
+    name: str
     life: Life
     since: float
     pid: int | None
@@ -64,6 +73,7 @@ class ProcessState:
     exit_status: int | None
     signal: int | None
     reason: str
+    said: str
     log: Path
 
 
@@ -74,24 +84,27 @@ class Supervisor:
         self._lab = lab
         self._files = Files(runtime_dir)
 
-    def observe(self) -> dict[Netns, frozenset[Process]]:
+    def observe(self) -> dict[Netns, frozenset[Kept]]:
         """Return the processes that are as they should be: running, waiting to be restarted, or ended for good.
 
-        Observe namespaces afterwards, not before: a pod whose pause has ended loses its namespace here at the latest.
+        A node's daemon that waits is not as it should be: `change` starts it at once. Observe namespaces afterwards,
+        not before: a pod whose pause has ended loses its namespace here at the latest.
         """
-        found: dict[Netns, set[Process]] = {}
+        found: dict[Netns, set[Kept]] = {}
         for status in self._present():
-            found.setdefault(status.spec.netns, set()).add(_process(status.spec))
+            if status.spec.config is None or status.phase == Life.RUNNING:
+                found.setdefault(status.spec.netns, set()).add(_process(status.spec))
         return {name: frozenset(processes) for name, processes in found.items()}
 
     def change(self, *, stop: Iterable[Placed] = (), start: Iterable[Placed] = ()) -> None:
         """Stop and start processes, and return when that is done; all others run on undisturbed.
 
-        A container that cannot start is waiting or ended, as `states` says. Raises NetlabError when a pause cannot.
+        A container that cannot start is waiting or ended, as `states` says. Raises NetlabError when a pause or a
+        node's daemon cannot.
         """
         wanted = {status.spec.key: status.spec for status in self._present()}
         for _, process in stop:
-            wanted.pop((process.pod, process.name), None)
+            wanted.pop(_key(process), None)
         new = [_spec(name, process) for name, process in start]
         wanted |= {spec.key: spec for spec in new}
         if not wanted:
@@ -99,6 +112,7 @@ class Supervisor:
             return
         self._apply(wanted)
         self._require_pauses({spec.pod for spec in new})
+        self._require_ready({spec.key for spec in new if spec.config is not None})
 
     def states(self) -> list[ProcessState]:
         """Return what became of every process, by pod and name, also after the supervisor's own end."""
@@ -110,6 +124,10 @@ class Supervisor:
     def log(self, pod: str, container: str) -> Path:
         """Return the file that a container's output goes to; with `.1` behind it, the older output."""
         return self._files.log(pod, container)
+
+    def counters(self, node: str) -> Path:
+        """Return the file that a node's forwarder counts in."""
+        return self._files.counters(node, FORWARDER)
 
     def stop(self) -> None:
         """End every process of the lab at once. Finds the supervisor also when its files are lost."""
@@ -145,6 +163,16 @@ class Supervisor:
         for status in report.processes if report else ():
             if status.spec.pod in pods and _is_lost(status):
                 raise NetlabError(f"pod {status.spec.pod} does not start: {status.reason}", f"see {self._files.events}")
+
+    def _require_ready(self, daemons: set[Key]) -> None:
+        report = self._find_report()
+        for status in report.processes if report else ():
+            spec = status.spec
+            if spec.key in daemons and not (status.ready and status.phase == Life.RUNNING):
+                why = status.reason or "it has not become ready"
+                raise NetlabError(
+                    f"the {spec.name} of node {spec.pod} does not start: {why}", f"`netlab logs {spec.pod}`"
+                )
 
     def _ask(self, request: bytes) -> Report | None:
         """Send one request, wait until everything has settled and return the outcome; None when nobody answers."""
@@ -216,6 +244,8 @@ class Supervisor:
         return ProcessState(
             netns=status.spec.netns,
             process=_process(status.spec),
+            owner=status.spec.pod,
+            name=status.spec.name,
             life=life if alive or life is Life.ENDED else Life.LOST,
             since=status.since,
             pid=status.pid if alive and status.pid else None,
@@ -223,6 +253,7 @@ class Supervisor:
             exit_status=status.exit_status,
             signal=status.signal,
             reason=status.reason if alive else "the supervisor has ended",
+            said=status.said,
             log=self._files.log(status.spec.pod, status.spec.name),
         )
 
@@ -246,20 +277,26 @@ def write_etc(runtime_dir: Path, wanted: Mapping[str, EtcFiles]) -> None:
             path.write_text(text)
 
 
-def _spec(netns_name: Netns, process: Process) -> Spec:
-    return Spec(
-        pod=process.pod,
-        name=process.name,
-        netns=netns_name,
-        argv=process.argv,
-        env=process.env,
-        working_dir=process.working_dir,
-        restart=process.restart,
+def _spec(netns_name: Netns, process: Kept) -> Spec:
+    pod, name = _key(process)
+    if isinstance(process, Forwarder):
+        return Spec(
+            pod, name, netns_name, (FORWARDER_MODULE,), (), "/", restart=True, config=render(config_of(process))
+        )
+    return Spec(pod, name, netns_name, process.argv, process.env, process.working_dir, process.restart)
+
+
+def _process(spec: Spec) -> Kept:
+    if spec.config is None:
+        return Process(spec.pod, spec.name, spec.argv, spec.env, spec.working_dir, spec.restart)
+    told = parse(spec.config)
+    return Forwarder(
+        spec.pod, told.device, told.mtu, told.local, told.port, told.source, kind=told.forwarder, peers=told.peers
     )
 
 
-def _process(spec: Spec) -> Process:
-    return Process(spec.pod, spec.name, spec.argv, spec.env, spec.working_dir, spec.restart)
+def _key(process: Kept) -> Key:
+    return (process.node, FORWARDER) if isinstance(process, Forwarder) else (process.pod, process.name)
 
 
 def _is_lost(status: Status) -> bool:

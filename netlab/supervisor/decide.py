@@ -4,7 +4,7 @@
 is nothing left to do. So a change of the spec, a death and a timer are all one case.
 
 A pod is its pause: containers start when it runs, and when it ends by itself the pod is lost with them, as
-in Kubernetes, until the client applies a spec again.
+in Kubernetes, until the client applies a spec again. A node's daemon stands alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 BACKOFF_FIRST = 10.0  # kubelet's crash-loop backoff: 10 s, doubled each time, 300 s at most ...
 BACKOFF_MOST = 300.0
 BACKOFF_RESET = 600.0  # ... and forgotten when the container ran for 10 min
+READY_TIMEOUT = 60.0  # seconds that a daemon has to take its configuration in: a hundred start at once
 NEVER = float("inf")
 
 
@@ -36,6 +37,7 @@ class Verb(StrEnum):
     """What is to be done about a process."""
 
     START = "start"
+    RELOAD = "reload"
     TERMINATE = "terminate"
     KILL = "kill"
     END = "end"  # give up what cannot run, because its pod is lost
@@ -79,6 +81,8 @@ class Task:
     restarts: int = 0
     last_exit: Exit | None = None
     reason: str = ""
+    ready: bool = True
+    said: str = ""
 
 
 def backoff(restarts: int, ran_for: float) -> float:
@@ -109,7 +113,7 @@ def _verb(task: Task, wanted: Mapping[Key, Wanted], tasks: Mapping[Key, Task], n
     match task.phase:
         case Phase.RUNNING:
             if not keep:
-                return Verb.TERMINATE
+                return Verb.RELOAD if _differs_in_config(task.wanted, wanted.get(key)) else Verb.TERMINATE
             return Verb.KILL if is_lost(key[0], tasks) else None
         case Phase.STOPPING:
             return Verb.KILL if now >= task.due else None
@@ -120,6 +124,13 @@ def _verb(task: Task, wanted: Mapping[Key, Wanted], tasks: Mapping[Key, Task], n
             return None if start is Verb.START and now < task.due else start
         case Phase.ENDED:
             return None if keep else Verb.FORGET
+
+
+def _differs_in_config(old: Wanted, new: Wanted | None) -> bool:
+    """Say whether all that changed is what a daemon is told."""
+    if new is None or None in (old.spec.config, new.spec.config):
+        return False
+    return old._replace(spec=old.spec._replace(config=new.spec.config)) == new
 
 
 def _start(key: Key, wanted: Mapping[Key, Wanted], tasks: Mapping[Key, Task]) -> Verb | None:
@@ -136,14 +147,34 @@ def _start(key: Key, wanted: Mapping[Key, Wanted], tasks: Mapping[Key, Task]) ->
 def begin(task: Task, wanted: Wanted, now: float, since: float) -> None:
     """Record that a process is started, for the first time or again."""
     task.restarts += task.phase is Phase.WAITING
-    task.wanted, task.phase, task.due, task.reason = wanted, Phase.RUNNING, NEVER, ""
+    task.wanted, task.phase, task.due, task.reason, task.said = wanted, Phase.RUNNING, NEVER, "", ""
     task.began, task.since = now, since
+
+
+def configure(task: Task, wanted: Wanted, now: float) -> None:
+    """Record that a daemon has been given its configuration and has to say that it is ready."""
+    task.wanted, task.ready, task.due = wanted, False, now + READY_TIMEOUT
+
+
+def confirm(task: Task, said: str) -> None:
+    """Record that a daemon is ready."""
+    task.ready, task.said = True, said
+    if task.phase is Phase.RUNNING:
+        task.due = NEVER
+
+
+def is_settled(task: Task, now: float) -> bool:
+    """Say whether nothing is on its way any more: no end, and no daemon that is getting ready."""
+    if task.phase is Phase.STOPPING:
+        return False
+    return task.ready or task.phase is not Phase.RUNNING or now >= task.due
 
 
 def end(task: Task, how: Exit, now: float, since: float) -> None:
     """Record that a process ended, and what that makes of it."""
     stopped = task.phase is Phase.STOPPING
     task.pid = task.host_pid = task.started = 0
+    task.ready = True
     task.last_exit, task.since, task.due = how, since, NEVER
     if stopped:  # `steps` forgets it, or starts it at once if it is wanted after all
         task.phase, task.due = Phase.WAITING, now
@@ -156,7 +187,10 @@ def end(task: Task, how: Exit, now: float, since: float) -> None:
 
 
 def revive(tasks: dict[Key, Task]) -> None:
-    """Forget lost pods, so that they are made anew."""
+    """Forget lost pods, so that they are made anew, and let daemons start that wait after a crash."""
+    for task in tasks.values():
+        if task.phase is Phase.WAITING and task.wanted.spec.config is not None:
+            task.due = 0.0
     lost = {pod for pod, _ in tasks if is_lost(pod, tasks)}
     for key in [key for key, task in tasks.items() if key[0] in lost and task.phase is Phase.ENDED]:
         del tasks[key]

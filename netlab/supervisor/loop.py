@@ -44,9 +44,9 @@ class Loop:
             self._processes.reap()
             self._processes.converge()
             self._publish()
-            if self._processes.is_settled():
-                self._answer()
             now = time.monotonic()
+            if self._processes.is_settled(now):
+                self._answer()
             due = self._processes.next_due(now)
             self._poll.wait(None if due == NEVER else due - now)
 

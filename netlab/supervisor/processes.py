@@ -1,7 +1,7 @@
 """The processes of a lab: starts, signals, reaps and logs them as `decide` says.
 
 The supervisor stays in the host's mount namespace, because it removes the namespace of a pod whose pause has ended;
-only containers get file systems of their own.
+only containers get file systems of their own. Daemons say over a channel what becomes of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from netlab.kernel.start import NOT_FOUND
 from netlab.supervisor import decide, log, spawn
 from netlab.supervisor.decide import Exit, Phase, Step, Task, Verb, Wanted
 from netlab.supervisor.poll import Poll
-from netlab.supervisor.spec import INHERITED, PAUSE, Files, Key, Spec, Status
+from netlab.supervisor.spec import FAILED, INHERITED, PAUSE, READY, Files, Key, Spec, Status
 
 _CHUNK = 65536  # bytes; what a pipe holds
+_NOTE_MAX = 4096  # bytes of a daemon's message
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class Life:
     task: Task
     mount_namespace: int = -1
     output: FileIO | None = None
+    channel: socket.socket | None = None
 
 
 class Processes:
@@ -60,9 +63,9 @@ class Processes:
         self.changed = True
         decide.revive(self._tasks)
 
-    def is_settled(self) -> bool:
+    def is_settled(self, now: float) -> bool:
         """Say whether nothing is on its way any more."""
-        return all(task.phase is not Phase.STOPPING for task in self._tasks.values())
+        return all(decide.is_settled(task, now) for task in self._tasks.values())
 
     def next_due(self, now: float) -> float:
         """Return when the next timer is due, on the monotonic clock."""
@@ -106,6 +109,8 @@ class Processes:
         if life.output:  # all of it is in the log before anybody hears of the end
             self._copy_output(life.output, spec, at_most=16)
         by_itself = task.phase is Phase.RUNNING
+        self._listen(life)
+        self._let_go(life)
         decide.end(task, how, time.monotonic(), since=time.time())
         self.changed = True
         if by_itself:
@@ -122,6 +127,13 @@ class Processes:
                 netns.remove([spec.netns])
             except NetlabError as exc:
                 self.say(str(exc))
+
+    def _let_go(self, life: Life) -> None:
+        """Close a daemon's channel."""
+        if life.channel:
+            self._poll.unwatch(life.channel.fileno())
+            life.channel.close()
+            life.channel = None
 
     # --- what decide says --------------------------------------------------------------------------------------------
 
@@ -140,11 +152,23 @@ class Processes:
                 self._signal(step.key, signal.SIGTERM, due=time.monotonic() + decide.GRACE)
             case Verb.KILL:
                 self._signal(step.key, signal.SIGKILL, due=decide.NEVER)
+            case Verb.RELOAD:
+                self._reload(self._tasks[step.key], self._wanted[step.key])
             case Verb.END:
                 task = self._tasks.setdefault(step.key, Task(self._wanted[step.key], Phase.ENDED, time.time()))
                 task.phase, task.due, task.reason = Phase.ENDED, decide.NEVER, "its pod's pause does not run"
             case Verb.FORGET:
                 del self._tasks[step.key]
+
+    def _reload(self, task: Task, wanted: Wanted) -> None:
+        """Tell a daemon what it should do from now on."""
+        try:
+            spawn.write_config(wanted.spec, self._files)
+        except OSError as exc:
+            self.say(f"{wanted.spec.pod}/{wanted.spec.name}: {exc}")
+        decide.configure(task, wanted, time.monotonic())
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(task.pid, signal.SIGHUP)
 
     def _signal(self, key: Key, number: signal.Signals, *, due: float) -> None:
         task = self._tasks[key]
@@ -155,15 +179,19 @@ class Processes:
     def _start(self, starts: list[Wanted]) -> None:
         """Start processes, each pod's pause before its containers; containers are set up side by side."""
         births: list[tuple[Life, spawn.Birth]] = []
+        containers = []
         try:
             for wanted in starts:
                 if wanted.spec.name == PAUSE:
                     self._begin(wanted, self._spawn_pause)
+                elif wanted.spec.config is not None:
+                    self._begin(wanted, self._spawn_daemon)
+                else:
+                    containers.append(wanted)
         finally:
             netns.setns(self._home, netns.CLONE_NEWNET)
-        for wanted in starts:
-            if wanted.spec.name != PAUSE:
-                self._begin(wanted, lambda task: births.append(self._fork(task)))
+        for wanted in containers:
+            self._begin(wanted, lambda task: births.append(self._fork(task)))
         for life, birth in births:
             self._welcome(life, spawn.await_exec(birth))
 
@@ -179,6 +207,32 @@ class Processes:
     def _spawn_pause(self, task: Task) -> None:
         spec = task.wanted.spec
         self._enroll(task, spawn.spawn_pause(spec, spawn.environment_of(spec, self._environment, self._lab)))
+
+    def _spawn_daemon(self, task: Task) -> None:
+        """Start a daemon, which says later whether it is ready."""
+        spec = task.wanted.spec
+        environment = spawn.environment_of(spec, self._environment, self._lab)
+        birth = spawn.spawn_daemon(spec, self._files, environment)
+        life = self._enroll(task, birth.pid)
+        life.output, life.channel = birth.output, birth.channel
+        decide.configure(task, task.wanted, time.monotonic())
+        self._poll.watch(birth.output.fileno(), partial(self._copy_output, birth.output, spec))
+        self._poll.watch(birth.channel.fileno(), partial(self._listen, life))
+
+    def _listen(self, life: Life) -> None:
+        """Take in what a daemon says: that it is ready, or why it cannot be."""
+        while life.channel:
+            try:
+                words = life.channel.recv(_NOTE_MAX)
+            except BlockingIOError:
+                return
+            self.changed = True
+            if words.startswith(READY):
+                decide.confirm(life.task, words.removeprefix(READY).decode(errors="replace"))
+            elif words.startswith(FAILED):
+                life.task.reason = words.removeprefix(FAILED).decode(errors="replace")
+            elif not words:  # it has ended, or says nothing any more
+                self._let_go(life)
 
     def _fork(self, task: Task) -> tuple[Life, spawn.Birth]:
         spec = task.wanted.spec
@@ -275,4 +329,6 @@ def _status(task: Task) -> Status:
         exit_status=how.status,
         signal=how.signal,
         reason=task.reason,
+        ready=task.ready,
+        said=task.said,
     )

@@ -1,8 +1,9 @@
-"""How a process of a pod comes to be: namespaces, files, standard streams, exec.
+"""How a process comes to be: namespaces, files, standard streams, exec.
 
-Pause is spawned without a fork of this process, which makes a thousand of them cheap. A container is a fork, because
-it changes its file system before its exec. Between the two it tells its parent over a socket: first what could not be
-set up (with a descriptor of its mount namespace), then, if the exec failed, why. The socket closes on exec.
+Pause is spawned without a fork of this process, which makes a thousand of them cheap; so is a node's daemon, which has
+the node's network and this machine's files. A container is a fork, because it changes its file system before its exec.
+Between the two it tells its parent over a socket: first what could not be set up (with a descriptor of its mount
+namespace), then, if the exec failed, why. The socket closes on exec. A daemon keeps its own, to say that it is ready.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import resource
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import FileIO
@@ -23,7 +25,7 @@ from netlab.errors import NetlabError
 from netlab.kernel import mounts, netns
 from netlab.kernel.residents import MARK
 from netlab.kernel.start import IGNORED_BY_PYTHON, NOT_FOUND, exit_status_of
-from netlab.supervisor.spec import Files, Spec
+from netlab.supervisor.spec import NOTIFY, Files, Spec
 
 _MESSAGE_MAX = 65536
 _SETUP_TIMEOUT = 10.0  # seconds; a working directory on a dead network file system must not stop the lab
@@ -31,7 +33,10 @@ _SETUP_TIMEOUT = 10.0  # seconds; a working directory on a dead network file sys
 
 @dataclass(slots=True)
 class Birth:
-    """A container that was forked. `channel` is open until its exec, `output` until its last writer has gone."""
+    """A process that was started. `output` is open until its last writer has gone.
+
+    `channel` is open until the exec of a container, and for the life of a daemon.
+    """
 
     pid: int
     channel: socket.socket
@@ -77,6 +82,50 @@ def _pause_program(path: str) -> tuple[str, str]:
     return program, "pause" if is_sleep_alone else "sleep"  # busybox and uutils go by the name that they are given
 
 
+def spawn_daemon(spec: Spec, files: Files, environment: Mapping[str, str]) -> Birth:
+    """Start a node's daemon with its configuration. Leaves this thread in the node's namespace.
+
+    SIGHUP is held back until the daemon is prepared for it.
+    """
+    write_config(spec, files)
+    module = spec.argv[0]
+    # -S, -P: as the supervisor itself (`client`)
+    argv = [sys.executable, "-S", "-P", "-m", module, str(files.config(*spec.key)), str(files.counters(*spec.key))]
+    netns.enter(spec.netns)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader, writer = os.pipe()
+    theirs.set_inheritable(True)
+    try:
+        pid = os.posix_spawn(
+            argv[0],
+            argv,
+            {**environment, NOTIFY: str(theirs.fileno())},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, writer, 1),
+                (os.POSIX_SPAWN_DUP2, writer, 2),
+            ],
+            setsid=True,
+            setsigdef=(signal.SIGTERM, signal.SIGCHLD, *IGNORED_BY_PYTHON),
+            setsigmask=(signal.SIGHUP,),
+        )
+    finally:
+        theirs.close()
+        os.close(writer)
+    os.set_blocking(reader, False)
+    ours.setblocking(False)
+    return Birth(pid, ours, FileIO(reader))
+
+
+def write_config(spec: Spec, files: Files) -> None:
+    """Write what a daemon is told, so that it can read it without privileges."""
+    path = files.config(*spec.key)
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    draft = path.with_suffix(".new")
+    draft.write_text(spec.config or "")
+    os.replace(draft, path)
+
+
 def fork_container(spec: Spec, files: Files, environment: Mapping[str, str], open_files: tuple[int, int]) -> Birth:
     """Start a container. `open_files` is the limit that it gets, in place of this process's own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -113,7 +162,9 @@ def await_exec(birth: Birth) -> Arrival:
 
 
 def environment_of(spec: Spec, base: Mapping[str, str], lab: str) -> dict[str, str]:
-    """Return a container's environment variables: the base, what Kubernetes and netlab add, its own."""
+    """Return a process's environment variables: the base, and what Kubernetes and netlab add, its own."""
+    if spec.config is not None:
+        return {**base, MARK: lab, "PYTHONPATH": os.environ["PYTHONPATH"]}
     ours = {"HOSTNAME": host_name(spec), MARK: lab, "NETLAB_POD": spec.pod, "NETLAB_CONTAINER": spec.name}
     return {**base, **ours, **dict(spec.env)}
 

@@ -20,6 +20,11 @@ REPORT = b"report"
 SUPERVISOR_MARK = "NETLAB_SUPERVISOR"  # in the supervisor's own environment only
 INHERITED = ("PATH", "HOME", "LANG", "TZ")  # what a container has of the environment of `netlab up`
 
+# A daemon finds the number of a socket in this variable and says there, one message each, that it READY or FAILED to
+# do what its configuration says, and then in words what it does or why it cannot (as sd_notify(3)).
+NOTIFY = "NETLAB_NOTIFY_FD"
+READY, FAILED = b"ready ", b"failed "
+
 Key = tuple[str, str]
 
 
@@ -54,9 +59,24 @@ class Files(NamedTuple):
     def log(self, pod: str, container: str) -> Path:
         return self.root / "logs" / f"{pod}_{container}.log"
 
+    @property
+    def daemons(self) -> Path:
+        """Return the folder of what daemons are told and tell; they read it without privileges."""
+        return self.root / "daemons"
+
+    def config(self, node: str, daemon: str) -> Path:
+        return self.daemons / f"{node}_{daemon}.json"
+
+    def counters(self, node: str, daemon: str) -> Path:
+        return self.daemons / f"{node}_{daemon}.counters"
+
 
 class Spec(NamedTuple):
-    """One process that should run: plan.objects.Process and the network namespace that it runs in."""
+    """One process that should run, in a network namespace: a pod's pause or container, or a node's daemon.
+
+    A daemon is a Python module, the only word of `argv`, for which `pod` is the node. It is given a file with the text
+    `config`, and a SIGHUP when nothing but that text has changed.
+    """
 
     pod: str
     name: str
@@ -65,6 +85,7 @@ class Spec(NamedTuple):
     env: tuple[tuple[str, str], ...]
     working_dir: str
     restart: bool
+    config: str | None = None  # of a daemon
 
     @property
     def key(self) -> Key:
@@ -84,6 +105,8 @@ class Status(NamedTuple):
     exit_status: int | None
     signal: int | None
     reason: str
+    ready: bool = True  # False for a daemon that has not taken its configuration in yet
+    said: str = ""  # by a daemon that is ready: what it does
 
 
 class Report(NamedTuple):

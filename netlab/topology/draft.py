@@ -27,6 +27,7 @@ from netlab.topology.schema import (
     PodSpec,
     Spec,
     TopologyFile,
+    UdpSpec,
     VxlanSpec,
 )
 
@@ -152,6 +153,8 @@ def _backend(spec: Spec, override: str | None) -> model.Backend:
             )
         case IpipSpec():
             return model.IpipBackend(direct_routing=spec.direct_routing)
+        case UdpSpec():
+            return model.UdpBackend(port=spec.udp_port, forwarder=model.ForwarderKind(spec.forwarder))
         case HostGwSpec():
             return model.HostGwBackend()
         case _:

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ from netlab.errors import Problem, TopologyError, UsageError
 from netlab.topology.document import Document, Unreadable, read
 from netlab.topology.draft import expand
 from netlab.topology.findings import find_similar, quote, suggest
-from netlab.topology.model import Topology
+from netlab.topology.model import ForwarderKind, Topology, UdpBackend
 from netlab.topology.partial import validate
 from netlab.topology.rules import broken_rules
 from netlab.topology.schema import BACKENDS
@@ -28,18 +29,27 @@ STDIN = "-"
 FALLBACK_NAME = "lab"
 
 
-def load(path: str | Path, *, backend: str | None = None, name: str | None = None) -> Topology:
+def load(
+    path: str | Path, *, backend: str | None = None, forwarder: str | None = None, name: str | None = None
+) -> Topology:
     """Load a topology file, or standard input for `-`.
 
-    `backend` overrides the file's type of backend, `name` its name. Raises TopologyError, and UsageError for a
-    `backend` or `name` that cannot be.
+    `backend` overrides the file's type of backend, `forwarder` that of backend udp, `name` the lab's name. Raises
+    TopologyError, and UsageError for an override that cannot be.
     """
     file = "<stdin>" if str(path) == STDIN else os.fspath(path)
     text = _decode(_read_bytes(path, file), file)
-    return load_text(text, file, backend=backend, name=name)
+    return load_text(text, file, backend=backend, forwarder=forwarder, name=name)
 
 
-def load_text(text: str, file: str = "<text>", *, backend: str | None = None, name: str | None = None) -> Topology:
+def load_text(
+    text: str,
+    file: str = "<text>",
+    *,
+    backend: str | None = None,
+    forwarder: str | None = None,
+    name: str | None = None,
+) -> Topology:
     """Load a topology from text; `file` is what messages call it, and its name is the lab's if the text gives none."""
     if backend is not None and backend not in BACKENDS:
         raise UsageError(f"{quote(backend)} is not a backend{suggest(backend, BACKENDS)}")
@@ -58,7 +68,18 @@ def load_text(text: str, file: str = "<text>", *, backend: str | None = None, na
     problems = {*document.problems, *(document.problem(finding) for finding in findings)}
     if problems:
         raise TopologyError(sorted(problems))
-    return draft.topology()
+    topology = draft.topology()
+    return topology if forwarder is None else _with_forwarder(topology, forwarder)
+
+
+def _with_forwarder(topology: Topology, forwarder: str) -> Topology:
+    """Return the topology with another forwarder. Raises UsageError where there is none, or none of that name."""
+    if forwarder not in list(ForwarderKind):
+        raise UsageError(f"{quote(forwarder)} is not a forwarder{suggest(forwarder, list(ForwarderKind))}")
+    if not isinstance(topology.backend, UdpBackend):
+        message = f"the backend {topology.backend.type} has no forwarder: the kernel carries its packets"
+        raise UsageError(message, "add `--backend udp`")
+    return replace(topology, backend=replace(topology.backend, forwarder=ForwarderKind(forwarder)))
 
 
 def _not_a_mapping(document: Document) -> Problem:

@@ -23,6 +23,15 @@ class Netfilter(StrEnum):
     NFTABLES = "nftables"
 
 
+class ForwarderKind(StrEnum):
+    """Which program carries packets in the backend udp; `auto` is the fastest that the machine allows."""
+
+    AUTO = "auto"
+    SIMPLE = "simple"
+    BATCHED = "batched"
+    EBPF = "ebpf"
+
+
 class Role(StrEnum):
     """A member of the cluster, or a free machine beside it (no pods, no lease)."""
 
@@ -80,7 +89,16 @@ class IpipBackend:
     direct_routing: bool = False
 
 
-Backend = BridgeBackend | VxlanBackend | HostGwBackend | IpipBackend
+@dataclass(frozen=True, slots=True)
+class UdpBackend:
+    """flannel's udp backend (facts.md 1.9): a process on each node carries pods' packets in UDP datagrams."""
+
+    type: ClassVar[str] = "udp"
+    port: int = 8285
+    forwarder: ForwarderKind = ForwarderKind.AUTO
+
+
+Backend = BridgeBackend | VxlanBackend | HostGwBackend | IpipBackend | UdpBackend
 
 
 @dataclass(frozen=True, slots=True)

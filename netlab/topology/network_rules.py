@@ -9,7 +9,7 @@ from typing import NamedTuple
 from netlab.topology.draft import UNDERLAY_DEFAULTS, Draft
 from netlab.topology.fields import MTU_MIN, MTU_MIN_IPV6
 from netlab.topology.findings import Finding, Loc, counted
-from netlab.topology.model import BridgeBackend, IpipBackend, Network, Segment, VxlanBackend
+from netlab.topology.model import BridgeBackend, IpipBackend, Network, Segment, UdpBackend, VxlanBackend
 
 BRIDGE_PORTS_MAX = 1023  # net/bridge/br_private.h: BR_MAX_PORTS is 1024, and there is no port 0
 CLUSTER_PREFIX_MAX = {4: 28, 6: 124}  # facts.md 1.2, by IP version
@@ -137,8 +137,9 @@ def enough_pod_addresses(draft: Draft) -> Iterator[Finding]:
 def backend_families(draft: Draft) -> Iterator[Finding]:
     """Find pod networks that the backend or the underlay cannot carry."""
     for loc, cidr in draft.cluster_cidrs:
-        if isinstance(draft.backend, IpipBackend) and cidr.version == 6:
-            yield Finding(loc, f"{cidr} is IPv6, and the backend ipip carries IPv4 only", "use vxlan or host-gw")
+        if isinstance(draft.backend, IpipBackend | UdpBackend) and cidr.version == 6:
+            message = f"{cidr} is IPv6, and the backend {draft.backend.type} carries IPv4 only"
+            yield Finding(loc, message, "use vxlan or host-gw")
             return
     if isinstance(draft.backend, BridgeBackend):
         return
@@ -154,12 +155,14 @@ def backend_families(draft: Draft) -> Iterator[Finding]:
 
 
 def overhead(draft: Draft) -> int:
-    """Return the bytes that the backend adds to a pod's packet: Ethernet, VXLAN, UDP and IP headers, or one IPv4."""
+    """Return the bytes that the backend adds to a pod's packet: headers of Ethernet, VXLAN, UDP and IP."""
     match draft.backend:
         case VxlanBackend():
             return 70 if 6 in draft.families else 50
         case IpipBackend():
             return 20
+        case UdpBackend():
+            return 28
         case _:
             return 0
 

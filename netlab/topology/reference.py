@@ -24,6 +24,7 @@ from netlab.topology.schema import (
     SegmentSpec,
     Spec,
     TopologyFile,
+    UdpSpec,
     UnderlaySpec,
     VxlanSpec,
 )
@@ -34,6 +35,7 @@ SECTIONS: dict[type[Spec], str] = {
     VxlanSpec: "backend vxlan",
     HostGwSpec: "backend host-gw",
     IpipSpec: "backend ipip",
+    UdpSpec: "backend udp",
     BridgeSpec: "backend bridge",
     UnderlaySpec: "underlay",
     SegmentSpec: "segment",

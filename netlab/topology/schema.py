@@ -88,10 +88,26 @@ class IpipSpec(Spec):
     )
 
 
-BackendType = Literal["bridge", "vxlan", "host-gw", "ipip"]
-BACKENDS: dict[str, type[Spec]] = {"bridge": BridgeSpec, "vxlan": VxlanSpec, "host-gw": HostGwSpec, "ipip": IpipSpec}
+class UdpSpec(Spec):
+    """IP packets of pods in UDP datagrams, carried by a process on each node (IPv4 only; needs /dev/net/tun)."""
+
+    type: Literal["udp"]
+    udp_port: Port = Field(8285, alias="Port", description="UDP port of every node.")  # no option that vxlan shares
+    forwarder: Literal["auto", "simple", "batched", "ebpf"] = Field(
+        "auto", description="The program that carries them; `auto` is the fastest that this machine allows."
+    )
+
+
+BackendType = Literal["bridge", "vxlan", "host-gw", "ipip", "udp"]
+BACKENDS: dict[str, type[Spec]] = {
+    "bridge": BridgeSpec,
+    "vxlan": VxlanSpec,
+    "host-gw": HostGwSpec,
+    "ipip": IpipSpec,
+    "udp": UdpSpec,
+}
 DEFAULT_BACKEND = "vxlan"
-AnyBackend = Annotated[BridgeSpec | VxlanSpec | HostGwSpec | IpipSpec, Field(discriminator="type")]
+AnyBackend = Annotated[BridgeSpec | VxlanSpec | HostGwSpec | IpipSpec | UdpSpec, Field(discriminator="type")]
 
 
 def _backend(value: Any) -> Any:

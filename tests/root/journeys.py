@@ -1,7 +1,8 @@
 """What packets between pods must look like, hop by hop, made from what the kernel says of each member.
 
 Read in order: `inside` and `run` (asking a member), `Side` (one end of a journey), `over_bridge`, `by_route`,
-`by_vxlan` and `by_ipip` (the hops from one side to the other; the way back is the same with the sides exchanged).
+`by_vxlan`, `by_ipip` and `by_udp` (the hops from one side to the other; the way back is the same with the sides
+exchanged).
 
 A tap is "MEMBER INTERFACE", as in "n1 cni0"; the member "fabric" is the namespace of the underlay's bridges.
 """
@@ -135,9 +136,9 @@ def _from_pod(src: Side, dst: Side) -> list[Hop]:
     ]
 
 
-def _to_pod(src: Side, dst: Side) -> list[Hop]:
+def _to_pod(src: Side, dst: Side, ttl: int = 62) -> list[Hop]:
     """Return the hops from a node to its pod, after both nodes have routed."""
-    frame = (Header((dst.bridge_mac, dst.pod_mac), (src.pod_ip, dst.pod_ip), 62),)
+    frame = (Header((dst.bridge_mac, dst.pod_mac), (src.pod_ip, dst.pod_ip), ttl),)
     return [
         Hop(f"{dst.node} cni0", OUT, frame),
         Hop(f"{dst.node} {dst.port}", OUT, frame),
@@ -185,6 +186,21 @@ def by_ipip(src: Side, dst: Side, wire: list[Hop] | None = None) -> list[Hop]:
         *(wire or on_wire(src, dst, outer_header(src, dst)._replace(ttl=63), inner)),
         Hop(f"{dst.node} flannel.ipip", IN, (inner,)),
         *_to_pod(src, dst),
+    ]
+
+
+def by_udp(src: Side, dst: Side, wire: list[Hop] | None = None) -> list[Hop]:
+    """Return the hops between pods of two nodes through UDP; `wire` stands in for one segment's.
+
+    The tunnel carries IP packets without Ethernet. Each forwarder takes a hop, as the nodes' kernels do.
+    """
+    inner = Header(NO_MACS, (src.pod_ip, dst.pod_ip), 63)
+    return [
+        *_from_pod(src, dst),
+        Hop(f"{src.node} flannel0", OUT, (inner,)),
+        *(wire or on_wire(src, dst, outer_header(src, dst), inner._replace(ttl=62))),
+        Hop(f"{dst.node} flannel0", IN, (inner._replace(ttl=61),)),
+        *_to_pod(src, dst, ttl=60),
     ]
 
 

@@ -33,6 +33,7 @@ from netlab.topology.model import (
     Router,
     Segment,
     Topology,
+    UdpBackend,
     VxlanBackend,
 )
 from tests import labs
@@ -76,6 +77,7 @@ LABS: dict[str, Topology] = {
     "racks-vxlan": three_racks(VxlanBackend(vni=7, port=4789, direct_routing=True)),
     "dual-stack": labs.topology("dual", nodes=2, pods=3, dual_stack=True),
     "ipip-7": labs.topology("seven", nodes=7, pods=20, backend=IpipBackend()),
+    "udp": labs.topology("udp", nodes=2, pods=2, backend=UdpBackend(port=8286)),
     "no-pods": labs.topology("idle", nodes=2, pods=0),
     "empty": labs.topology("empty", nodes=0, pods=0),
     "hundred": labs.topology("hundred", nodes=100, pods=1000),
@@ -133,6 +135,7 @@ def test_routers_have_the_addresses_of_the_plan() -> None:
     [
         ("vxlan", ["VNI 1", "UDP port 8472", "overhead 50 bytes", "pod MTU 1450"]),
         ("ipip-7", ["IP protocol 4", "overhead 20 bytes", "pod MTU 1480"]),
+        ("udp", ["UDP port 8286", "forwarder auto", "overhead 28 bytes", "pod MTU 1472"]),
         ("racks-host-gw", ["overhead 0 bytes", "pod MTU 1500 to 9000"]),
         ("dual-stack", ["overhead 50 bytes (70 over IPv6)", "pod MTU 1450"]),
         ("racks-vxlan", ["VNI 7", "UDP port 4789", "DirectRouting: no tunnel inside a segment"]),

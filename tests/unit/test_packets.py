@@ -26,6 +26,12 @@ def test_ip_in_ip_takes_two_lines() -> None:
     assert inner == WORDS
 
 
+def test_ip_in_udp_takes_two_lines() -> None:
+    outer, inner = describe(bytes(ETHER / OUTER / UDP(sport=8285, dport=8285) / INNER))
+    assert outer.endswith("172.18.0.2 > 172.18.0.3 ttl 63 len 56 UDP 8285>8285")
+    assert inner == WORDS
+
+
 def test_a_tunnels_packets_have_no_ethernet_header() -> None:
     assert describe(bytes(INNER), bare=True) == [WORDS]
 

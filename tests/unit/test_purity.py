@@ -12,6 +12,9 @@ import netlab
 
 ROOT = Path(netlab.__file__).parent
 PURE = (
+    "bpf/assembler.py",
+    "tunnel/maps.py",
+    "tunnel/programs.py",
     "store/allocate.py",
     "topology/ipam.py",
     "topology/model.py",
@@ -20,6 +23,14 @@ PURE = (
     "graph",
     "check",
     "names.py",
+    "tunnel/config.py",
+    "tunnel/limit.py",
+    "tunnel/join.py",
+    "tunnel/packet.py",
+    "tunnel/routes.py",
+    "tunnel/rows.py",
+    "tunnel/split.py",
+    "tunnel/vnet.py",
     "vm/bpf.py",
     "vm/console.py",
     "vm/lines.py",
@@ -29,7 +40,17 @@ PURE = (
     "vm/switch.py",
 )
 EFFECTS = {"socket", "subprocess", "os", "ctypes", "pyroute2", "scapy", "threading", "time"}
-MAY_USE_KERNEL = ("kernel", "supervisor", "lab.py", "doctor.py", "pytest_plugin.py", "cli")
+MAY_USE_KERNEL = (
+    "bpf/loader.py",
+    "tunnel/endpoint.py",
+    "tunnel/fastpath.py",
+    "kernel",
+    "supervisor",
+    "lab.py",
+    "doctor.py",
+    "pytest_plugin.py",
+    "cli",
+)
 
 
 def modules(*places: str) -> list[Path]:

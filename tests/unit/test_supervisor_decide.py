@@ -41,6 +41,8 @@ class Lab:
             case Verb.START:
                 task = self.tasks.setdefault(step.key, Task(self.want[step.key], Phase.ENDED, self.now))
                 decide.begin(task, self.want[step.key], self.now, since=self.now)
+            case Verb.RELOAD:
+                decide.configure(self.tasks[step.key], self.want[step.key], self.now)
             case Verb.TERMINATE:
                 self.tasks[step.key].phase = Phase.STOPPING
                 self.tasks[step.key].due = self.now + decide.GRACE
@@ -195,3 +197,68 @@ def test_a_timer_that_has_to_wait_for_something_else_does_not_wake_anybody() -> 
     lab.dies("web", "a")
     assert lab.phases() == {"web/pause": "stopping", "web/a": "waiting"}
     assert decide.next_due([lab.tasks["web", "a"]], lab.now) == NEVER
+
+
+# --- daemons of nodes ------------------------------------------------------------------------------------------------
+
+
+def daemon(node: str, config: str, *, argv: tuple[str, ...] = ("module",), inode: int = 1) -> dict[Key, Wanted]:
+    spec = Spec(node, "forwarder", f"nl-lab.{node}", argv, (), "/", restart=True, config=config)
+    return {spec.key: Wanted(spec, inode)}
+
+
+def test_a_daemon_needs_no_pause_and_is_left_alone_when_a_pod_is_lost() -> None:
+    lab = Lab(daemon("n1", "a") | pod("web", wanted("web", "a")))
+    lab.dies("web", PAUSE)
+    assert lab.phases()["n1/forwarder"] == "running"
+
+
+def test_a_daemon_is_told_of_another_configuration_and_replaced_for_anything_else() -> None:
+    lab = Lab(daemon("n1", "a") | daemon("n2", "a"))
+    lab.want = daemon("n1", "b") | daemon("n2", "a")
+    assert lab.settle() == [Step(Verb.RELOAD, ("n1", "forwarder"))]
+    assert lab.settle() == []
+    for other in (
+        daemon("n1", "b", argv=("another",)),
+        daemon("n1", "c", argv=("another",)),
+        daemon("n1", "b", inode=2),
+    ):
+        lab = Lab(daemon("n1", "b"))
+        lab.want = other
+        assert lab.settle() == [Step(Verb.TERMINATE, ("n1", "forwarder"))]
+
+
+def test_a_container_that_takes_a_daemons_place_is_no_new_configuration() -> None:
+    lab = Lab(daemon("n1", "a"))
+    lab.want = {key: entry._replace(spec=entry.spec._replace(config=None)) for key, entry in lab.want.items()}
+    assert lab.settle() == [Step(Verb.TERMINATE, ("n1", "forwarder"))]
+
+
+def test_everybody_waits_for_a_daemon_to_be_ready_but_not_for_ever() -> None:
+    lab = Lab(daemon("n1", "a"))
+    task = lab.tasks["n1", "forwarder"]
+    decide.configure(task, task.wanted, lab.now)
+    assert not decide.is_settled(task, lab.now)
+    assert decide.next_due([task], lab.now) == decide.READY_TIMEOUT
+    assert decide.is_settled(task, decide.READY_TIMEOUT)
+    decide.confirm(task, "simple")
+    assert decide.is_settled(task, lab.now)
+    assert task.said == "simple"
+    assert decide.next_due([task], lab.now) == NEVER
+    lab.want = daemon("n1", "b")
+    lab.settle()
+    assert not decide.is_settled(task, lab.now), "it has something to take in"
+    lab.dies("n1", "forwarder")
+    lab.dies("n1", "forwarder")
+    assert decide.is_settled(task, lab.now), "one that waits for its next start is not waited for"
+    assert task.said == ""
+
+
+def test_a_daemon_in_a_crash_loop_is_started_when_asked_again() -> None:
+    lab = Lab(daemon("n1", "a") | pod("web", wanted("web", "a")))
+    for name in (("n1", "forwarder"), ("web", "a")):
+        lab.dies(*name)
+        lab.dies(*name)
+    assert lab.phases() == {"n1/forwarder": "waiting", "web/pause": "running", "web/a": "waiting"}
+    decide.revive(lab.tasks)
+    assert lab.settle() == [Step(Verb.START, ("n1", "forwarder"))]

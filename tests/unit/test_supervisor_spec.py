@@ -8,13 +8,14 @@ from netlab.supervisor import log
 from netlab.supervisor.spec import Report, Spec, Status, read_report, read_specs, write_report, write_specs
 
 SPEC = Spec("web", "c", "nl-demo.web", ("sh", "-c", "ü"), (("A", "1"), ("B", "")), "/tmp", restart=False)
+DAEMON = Spec("n1", "forwarder", "nl-demo.n1", ("netlab.tunnel",), (), "/", restart=True, config='{"ü": 1}\n')
 STATUS = Status(SPEC, 4026531840, "ended", 12.5, 0, 0, 2, None, 9, "")
 
 
 def test_specs_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "run" / "spec.json"
-    write_specs(path, 7, [SPEC])
-    assert read_specs(path) == (7, [SPEC])
+    write_specs(path, 7, [SPEC, DAEMON])
+    assert read_specs(path) == (7, [SPEC, DAEMON])
     assert list(path.parent.iterdir()) == [path], "no draft is left"
 
 
