@@ -30,6 +30,7 @@ from tests.root.tunnel_nodes import (
     await_batches,
     both_attached,
     ip,
+    needs_tcx,
     open_socket,
     peer,
     ping,
@@ -40,7 +41,7 @@ from tests.root.tunnel_nodes import (
     two_nodes,
 )
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, needs_tcx]
 
 MEGABYTE = 1 << 20
 UDP_SEGMENT = 103  # linux/udp.h

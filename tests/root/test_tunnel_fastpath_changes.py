@@ -25,6 +25,7 @@ from tests.root.tunnel_nodes import (
     attach,
     await_batches,
     both_attached,
+    needs_tcx,
     peer,
     ping,
     send_raw,
@@ -33,7 +34,7 @@ from tests.root.tunnel_nodes import (
     two_nodes,
 )
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, needs_tcx]
 
 MEGABYTE = 1 << 20
 REPOSITORY = Path(__file__).parents[2]

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
@@ -26,6 +27,9 @@ from netlab.tunnel.fastpath import FastPath
 from netlab.tunnel.maps import Counter
 from netlab.tunnel.routes import Peer
 from tests.root.ready import wait_until_ready
+
+KERNEL = tuple(int(part) for part in os.uname().release.split(".")[:2])
+needs_tcx = pytest.mark.skipif(KERNEL < (6, 6), reason="this kernel has no tcx, which came with Linux 6.6")
 
 PORT, MTU, DEADLINE = 8285, 1472, 5.0
 NODES, PODS = ("", "nlu-bn1", "nlu-bn2"), ("", "nlu-bp1", "nlu-bp2")  # counted from 1
