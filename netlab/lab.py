@@ -37,7 +37,6 @@ from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
 from netlab.supervisor.client import ProcessState, Supervisor, write_etc
 from netlab.topology.model import Address, IpipBackend, Topology, UdpBackend
-from netlab.tunnel import counters
 
 LOCK_WAIT = 30.0  # seconds for another netlab to finish with the lab
 RETRY = 0.1  # seconds between two tries of a check
@@ -260,6 +259,8 @@ class Lab:
 
     def counters(self, node: str) -> Mapping[str, int]:
         """Return what a node's forwarder has carried and dropped (`tunnel.counters.NAMES`); empty when it has not."""
+        from netlab.tunnel import counters
+
         return counters.find(self.keeper.counters(node)) or {}
 
     def log_lines(self, pod: str, container: str) -> list[str]:

@@ -36,6 +36,7 @@ from netlab.bpf.assembler import (
 from netlab.bpf.loader import Map, MapType, ProgramType, TcxHook
 from netlab.errors import KernelError
 from netlab.kernel import netns
+from tests.root.tunnel_nodes import needs_tcx
 
 pytestmark = pytest.mark.root
 
@@ -248,6 +249,7 @@ def answers(name: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+@needs_tcx
 def test_an_interface_that_is_missing_is_an_error_of_the_attachment() -> None:
     program = load_program([alu(R0, "=", 0), leave()])
     try:
