@@ -7,7 +7,7 @@ import re
 SHOWN = 5  # lines of the console's end
 _PANIC = re.compile(r"Kernel panic - not syncing: (.*)")
 _OUT_OF_MEMORY = re.compile(r"Out of memory: Killed process \d+ \((\S+)\)|Out of memory and no killable processes")
-_INIT = re.compile(r"^netlab: (.*)", re.MULTILINE)
+_INIT = re.compile(r"^netlab init: (.*)", re.MULTILINE)
 
 
 def explain(console: str, errors: str, status: int) -> str:

@@ -56,7 +56,7 @@ class GuestVm:
         request: Message = {"op": "run", "vm": self.name, "argv": list(argv), "env": dict(env or {}), "cwd": cwd}
         if terminal:
             request["pty"] = list(terminal)
-        return Job(Line(self._folder, timeout=None).socket, request, self.name)
+        return Job(Line(self._folder, timeout=None), request, self.name)
 
     def run(
         self,

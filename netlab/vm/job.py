@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import select
-import socket
 import subprocess
 import time
 from types import TracebackType
 
 from netlab.errors import UsageError, VmError
 from netlab.vm import lines
+from netlab.vm.line import Line
 from netlab.vm.lines import Message
 
 CHUNK = 65536
@@ -19,18 +19,18 @@ CHUNK = 65536
 class Job:
     """A command in a guest. It is killed when its starter closes it, or ends."""
 
-    def __init__(self, connection: socket.socket, request: Message, vm: str) -> None:
+    def __init__(self, line: Line, request: Message, vm: str) -> None:
         self.status: int | None = None  # once it has ended; negative: by that signal
         self._vm = vm
         self._argv = request["argv"]
-        self._connection = connection
+        self._line = line
         self._splitter = lines.Splitter()
         self._streams = {"out": bytearray(), "err": bytearray()}
         self.tell(request)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for: `take` when it can be read."""
-        return self._connection.fileno()
+        return self._line.socket.fileno()
 
     @property
     def output_bytes(self) -> bytes:
@@ -49,8 +49,8 @@ class Job:
 
     def tell(self, message: Message) -> None:
         """Send the agent a message about this command; it may have ended."""
-        with contextlib.suppress(BrokenPipeError, ConnectionError):
-            self._connection.sendall(lines.pack(message))
+        with contextlib.suppress(VmError):
+            self._line.tell(message)
 
     def write(self, content: bytes) -> None:
         """Write to its standard input."""
@@ -75,7 +75,7 @@ class Job:
         Raises UsageError when it could not be started, VmError when the VM has ended.
         """
         try:
-            received = self._connection.recv(CHUNK)
+            received = self._line.socket.recv(CHUNK)
         except ConnectionResetError:
             received = b""
         if not received:
@@ -118,7 +118,7 @@ class Job:
 
     def close(self) -> None:
         """Let go of it: what still runs is killed."""
-        self._connection.close()
+        self._line.close()
 
     def __enter__(self) -> Job:
         return self

@@ -44,14 +44,18 @@ class Line:
             raise UsageError(answer["refused"])
         return answer
 
+    def close(self) -> None:
+        """Let go of the keeper; a command that runs by this line is killed."""
+        self._answers.close()
+        self.socket.close()
+
     def __enter__(self) -> Line:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._answers.close()
-        self.socket.close()
+        self.close()
 
 
 def describe(folder: Path) -> list[Message]:

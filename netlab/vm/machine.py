@@ -17,6 +17,7 @@ from netlab.vm.qemu import Network, Sockets, Vm
 
 WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")  # qemu ends when the keeper does, however that ends
 CONNECT_PAUSE = 0.01  # seconds between looks for a socket that qemu has yet to make
+CHUNK = 65536
 MOST_UNREAD = 256 * 1024 * 1024  # bytes that a client may leave unread; then it is dropped
 
 
@@ -114,9 +115,13 @@ class Machine:
 
     async def _talk(self) -> None:
         reader, self._agent = await self._connect()
-        while line := await reader.readline():
-            for message in lines.Splitter().feed(line):
-                self._take(message)
+        splitter = lines.Splitter()
+        while received := await reader.read(CHUNK):
+            try:
+                for message in splitter.feed(received):
+                    self._take(message)
+            except ValueError as exc:
+                self._lose_jobs(f"the guest's agent said what is not understood: {exc}")
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while True:

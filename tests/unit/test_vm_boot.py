@@ -88,7 +88,7 @@ def test_a_network_survives_its_file() -> None:
             0,
             "the guest's kernel panicked: dead init; before that its memory ran out",
         ),
-        ("netlab: cannot mount the root disk\n", "", 0, "the guest could not start: cannot mount the root disk"),
+        ("netlab init: cannot mount the root disk\n", "", 0, "the guest could not start: cannot mount the root disk"),
         ("", "qemu: first\nqemu: -accel foo: invalid\n", 1, "qemu ended with status 1: qemu: -accel foo: invalid"),
         ("", "", -9, "qemu was ended by signal 9"),
         ("", "", 3, "qemu ended with status 3"),

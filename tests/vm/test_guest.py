@@ -18,7 +18,7 @@ def test_it_has_a_kernel_of_its_own_and_netlab_inside(vm: GuestVm) -> None:
     assert release.endswith("-cloud-amd64")
     assert release == vm.describe()["release"]
     assert vm.run(["netlab", "--version"]).stdout.startswith("netlab, version ")
-    assert "netlab:" not in vm.console  # the line of a boot that failed
+    assert "netlab init:" not in vm.console  # the line of a boot that failed
 
 
 def test_it_knows_itself_and_the_others(pair: VmNetwork) -> None:

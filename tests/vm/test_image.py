@@ -19,15 +19,20 @@ def test_an_image_that_is_there_is_found_and_whole(boot: Boot) -> None:
     assert {file.name for file in boot.image.folder.iterdir()} == {"vmlinuz", "root.sqfs", "modules", "release"}
 
 
-def test_too_little_room_is_told_before_anything_is_fetched(tmp_path: Path, runtime: Path) -> None:
-    small = f'mount -t tmpfs -o size=20m none {tmp_path} && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", small, "sh", *UP],
-        env={**os.environ, "NETLAB_CACHE": str(tmp_path)},
+def _up_on_a_small_disk(size: str, folder: Path, then: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `netlab vm up` where a folder has only so much room, and a line of shell after it."""
+    script = f'mount -t tmpfs -o size={size} none {folder} && "$@"; status=$?; {then}; exit $status'
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *UP],
+        env={**os.environ, **env},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_too_little_room_is_told_before_anything_is_fetched(tmp_path: Path, runtime: Path) -> None:
+    done = _up_on_a_small_disk("20m", tmp_path, "true", {"NETLAB_CACHE": str(tmp_path)})
     assert done.returncode == 1
     assert "MB free, and building the virtual machines' image needs" in done.stderr
     assert "hint: make room, or set NETLAB_CACHE" in done.stderr
@@ -35,14 +40,7 @@ def test_too_little_room_is_told_before_anything_is_fetched(tmp_path: Path, runt
 
 
 def test_no_room_for_a_networks_own_files_is_told(tmp_path: Path, boot: Boot) -> None:
-    small = f'mount -t tmpfs -o size=3m none {tmp_path} && "$@"; status=$?; ls {tmp_path}/netlab/vm; exit $status'
-    done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", small, "sh", *UP],
-        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _up_on_a_small_disk("3m", tmp_path, f"ls {tmp_path}/netlab/vm", {"XDG_RUNTIME_DIR": str(tmp_path)})
     assert (done.returncode, done.stdout) == (1, "")
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@
 export PATH=/bin
 
 fail() { # the machine ends; the host finds this line in the console log
-  echo "netlab: $*" >/dev/console
+  echo "netlab init: $*" >/dev/console
   poweroff -f
 }
 
