@@ -8,6 +8,8 @@ import select
 import signal
 from collections.abc import Callable
 
+from netlab.supervisor.wake import wake_on
+
 
 class Poll:
     """The one place where the supervisor sleeps."""
@@ -15,7 +17,7 @@ class Poll:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._readers: dict[int, Callable[[], None]] = {}
-        self._deaths = _wake_on_death()
+        self._deaths = wake_on(signal.SIGCHLD)
         self.watch(self._deaths, self._clear)
 
     def watch(self, fd: int, reader: Callable[[], None]) -> None:
@@ -38,13 +40,3 @@ class Poll:
     def _clear(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._deaths, 4096)
-
-
-def _wake_on_death() -> int:
-    """Return a descriptor that can be read when a child has ended."""
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-    return reader

@@ -16,6 +16,7 @@ from ipaddress import IPv4Network
 
 from netlab.errors import KernelError
 from netlab.kernel import tun
+from netlab.supervisor.wake import wake_on
 from netlab.tunnel.config import Config
 from netlab.tunnel.counters import Counters
 from netlab.tunnel.limit import Limit
@@ -48,7 +49,8 @@ class Endpoint:
         self.source = config.source
         self.socket = _open_socket(config)
         self.tun = _open_device(config.device, flags)
-        self.asked = _wake_on_sighup()
+        self.asked = wake_on(signal.SIGHUP)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # held back until now (supervisor.spawn)
         self._raw = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
         self._reload = reload
         self._errors, self._lines = Limit(ERRORS, ERRORS_AT_ONCE), Limit(LINES, LINES_AT_ONCE)
@@ -131,14 +133,3 @@ def _open_device(name: str, flags: int) -> int:
     fd = tun.attach(name, flags)
     os.set_blocking(fd, False)
     return fd
-
-
-def _wake_on_sighup() -> int:
-    """Return a descriptor that can be read after a SIGHUP, which was held back until now (supervisor.spawn)."""
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-    return reader

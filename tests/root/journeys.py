@@ -156,6 +156,27 @@ def on_wire(src: Side, dst: Side, *headers: Header) -> list[Hop]:
     ]
 
 
+def across_router(lab: Lab, src: Side, dst: Side, outer: Header, inner: Header) -> list[Hop]:
+    """Return the hops between nodes of two racks, by the router r1 that is on n1's and n3's with its eth0.
+
+    It takes one hop off the outer header.
+    """
+    near, far = ("eth0", "eth1") if src.node in ("n1", "n3") else ("eth1", "eth0")
+    mac = macs(lab, "r1")
+    before = (outer._replace(macs=(src.uplink_mac, mac[near])), inner)
+    after = (outer._replace(macs=(mac[far], dst.uplink_mac), ttl=outer.ttl - 1), inner)
+    return [
+        Hop(f"{src.node} eth0", OUT, before),
+        Hop(f"fabric {src.node}-eth0", IN, before),
+        Hop(f"fabric r1-{near}", OUT, before),
+        Hop(f"r1 {near}", IN, before),
+        Hop(f"r1 {far}", OUT, after),
+        Hop(f"fabric r1-{far}", IN, after),
+        Hop(f"fabric {dst.node}-eth0", OUT, after),
+        Hop(f"{dst.node} eth0", IN, after),
+    ]
+
+
 def by_route(src: Side, dst: Side) -> list[Hop]:
     """Return the hops between pods of two nodes on one segment without a tunnel: the peer node is the next hop."""
     bare = Header((src.uplink_mac, dst.uplink_mac), (src.pod_ip, dst.pod_ip), 63)

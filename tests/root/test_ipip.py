@@ -27,16 +27,18 @@ from tests.contract import follow
 from tests.labs import planned, routed, topology
 from tests.root.journeys import (
     IN,
+    NO_MACS,
     OUT,
     Header,
     Hop,
     Side,
+    across_router,
     address,
     by_ipip,
     by_route,
     inside,
-    macs,
     on_wire,
+    outer_header,
     run,
     taps_of,
 )
@@ -107,22 +109,9 @@ def test_a_router_forwards_the_outer_packet_and_leaves_the_inner_one_alone() -> 
 
 
 def _through_router(lab: Lab, src: Side, dst: Side) -> list[Hop]:
-    """Return the hops of a packet through IP in IP from one rack to the other; r1 is on the first with its eth0."""
-    near, far = ("eth0", "eth1") if src.node in ("n1", "n3") else ("eth1", "eth0")
-    mac, inner = macs(lab, "r1"), Header(("", ""), (src.pod_ip, dst.pod_ip), 63)
-    before = (Header((src.uplink_mac, mac[near]), (src.node_ip, dst.node_ip), 63), inner)
-    after = (Header((mac[far], dst.uplink_mac), (src.node_ip, dst.node_ip), 62), inner)
-    wire = [
-        Hop(f"{src.node} eth0", OUT, before),
-        Hop(f"fabric {src.node}-eth0", IN, before),
-        Hop(f"fabric r1-{near}", OUT, before),
-        Hop(f"r1 {near}", IN, before),
-        Hop(f"r1 {far}", OUT, after),
-        Hop(f"fabric r1-{far}", IN, after),
-        Hop(f"fabric {dst.node}-eth0", OUT, after),
-        Hop(f"{dst.node} eth0", IN, after),
-    ]
-    return by_ipip(src, dst, wire)
+    """Return the hops of a packet through IP in IP from one rack to the other."""
+    outer, inner = outer_header(src, dst)._replace(ttl=63), Header(NO_MACS, (src.pod_ip, dst.pod_ip), 63)
+    return by_ipip(src, dst, across_router(lab, src, dst, outer, inner))
 
 
 # --- DirectRouting ---------------------------------------------------------------------------------------------------

@@ -19,14 +19,15 @@ from netlab.tunnel.packet import Drop
 from tests.labs import routed, topology
 from tests.root.journeys import (
     IN,
+    NO_MACS,
     OUT,
     Header,
     Hop,
     Side,
+    across_router,
     address,
     by_udp,
     inside,
-    macs,
     on_wire,
     outer_header,
     run,
@@ -115,23 +116,9 @@ def test_a_router_forwards_the_outer_packet_and_leaves_the_inner_one_alone() -> 
 
 
 def _through_router(lab: Lab, src: Side, dst: Side) -> list[Hop]:
-    """Return the hops of a packet through UDP from one rack to the other; r1 is on the first with its eth0."""
-    near, far = ("eth0", "eth1") if src.node in ("n1", "n3") else ("eth1", "eth0")
-    mac, inner = macs(lab, "r1"), Header(("", ""), (src.pod_ip, dst.pod_ip), 62)
-    outer = outer_header(src, dst)
-    before = (outer._replace(macs=(src.uplink_mac, mac[near])), inner)
-    after = (outer._replace(macs=(mac[far], dst.uplink_mac), ttl=63), inner)
-    wire = [
-        Hop(f"{src.node} eth0", OUT, before),
-        Hop(f"fabric {src.node}-eth0", IN, before),
-        Hop(f"fabric r1-{near}", OUT, before),
-        Hop(f"r1 {near}", IN, before),
-        Hop(f"r1 {far}", OUT, after),
-        Hop(f"fabric r1-{far}", IN, after),
-        Hop(f"fabric {dst.node}-eth0", OUT, after),
-        Hop(f"{dst.node} eth0", IN, after),
-    ]
-    return by_udp(src, dst, wire)
+    """Return the hops of a packet through UDP from one rack to the other."""
+    inner = Header(NO_MACS, (src.pod_ip, dst.pod_ip), 62)
+    return by_udp(src, dst, across_router(lab, src, dst, outer_header(src, dst), inner))
 
 
 def test_a_node_speaks_to_a_remote_pod_with_the_address_of_its_tunnel() -> None:

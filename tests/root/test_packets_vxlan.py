@@ -18,11 +18,11 @@ from tests.root.journeys import (
     Header,
     Hop,
     Side,
+    across_router,
     address,
     by_route,
     by_vxlan,
     inner_header,
-    macs,
     on_wire,
     outer_header,
     run,
@@ -133,22 +133,8 @@ def test_a_router_forwards_the_outer_packet_and_leaves_the_inner_one_alone() -> 
 
 
 def _through_router(lab: Lab, src: Side, dst: Side) -> list[Hop]:
-    """Return the hops of a packet through VXLAN from one rack to the other; r1 is on the first with its eth0."""
-    near, far = ("eth0", "eth1") if src.node in ("n1", "n3") else ("eth1", "eth0")
-    mac, outer, inner = macs(lab, "r1"), outer_header(src, dst), inner_header(src, dst)
-    before = (outer._replace(macs=(src.uplink_mac, mac[near])), inner)
-    after = (outer._replace(macs=(mac[far], dst.uplink_mac), ttl=63), inner)
-    wire = [
-        Hop(f"{src.node} eth0", OUT, before),
-        Hop(f"fabric {src.node}-eth0", IN, before),
-        Hop(f"fabric r1-{near}", OUT, before),
-        Hop(f"r1 {near}", IN, before),
-        Hop(f"r1 {far}", OUT, after),
-        Hop(f"fabric r1-{far}", IN, after),
-        Hop(f"fabric {dst.node}-eth0", OUT, after),
-        Hop(f"{dst.node} eth0", IN, after),
-    ]
-    return by_vxlan(src, dst, wire)
+    """Return the hops of a packet through VXLAN from one rack to the other."""
+    return by_vxlan(src, dst, across_router(lab, src, dst, outer_header(src, dst), inner_header(src, dst)))
 
 
 def test_direct_routing_sends_packets_bare_within_a_segment_and_by_vxlan_across_a_router() -> None:
