@@ -261,7 +261,9 @@ class Lab:
         """Return what a node's forwarder has carried and dropped (`tunnel.counters.NAMES`); empty when it has not."""
         from netlab.tunnel import counters
 
-        return counters.find(self.keeper.counters(node)) or {}
+        file = self.keeper.counters(node)
+        pid = next((state.pid for state in self.forwarders() if state.owner == node), None)
+        return (counters.find_now(file, pid) if pid else counters.find(file)) or {}
 
     def log_lines(self, pod: str, container: str) -> list[str]:
         """Return what a container, or a node's `forwarder`, has written, older output first."""

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from netlab.overlay import overlay_of
-from netlab.overlay.backend import UPLINK
+from netlab.overlay.backend import POD_BRIDGE, UPLINK
 from netlab.overlay.ipip import DEVICE as IPIP_DEVICE
 from netlab.overlay.ipip import IpipOverlay
 from netlab.overlay.udp import DEVICE as UDP_DEVICE
 from netlab.overlay.udp import UdpOverlay
 from netlab.overlay.vxlan import HEADROOM, VxlanOverlay
-from netlab.plan.build import BRIDGE, gateway_of
+from netlab.plan.build import gateway_of
 from netlab.plan.underlay import router_address
 from netlab.store.store import Lease, Snapshot
 from netlab.topology import model
@@ -224,7 +224,7 @@ def _pod(snapshot: Snapshot, pod: model.Pod) -> PodBox:
 def _bridge(lease: Lease | None) -> Interface:
     """Return the bridge, which is the gateway of the node's pods."""
     cidrs = lease.pod_cidrs if lease else ()
-    return Interface(BRIDGE, tuple(f"{gateway_of(cidr)}/{cidr.prefixlen}" for cidr in cidrs))
+    return Interface(POD_BRIDGE, tuple(f"{gateway_of(cidr)}/{cidr.prefixlen}" for cidr in cidrs))
 
 
 def _tunnels(topology: Topology, lease: Lease | None) -> tuple[Interface, ...]:

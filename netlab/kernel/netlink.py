@@ -127,7 +127,7 @@ class Socket:
         self._socket.send(b"".join(packed))
         while True:
             buffer = self._socket.recv(RECEIVE_BYTES)
-            for kind, flags, sequence, start, end in _messages(buffer):
+            for kind, flags, sequence, start, end in messages(buffer):
                 if kind != NLMSG_ERROR or sequence < first:
                     continue
                 code = -int.from_bytes(buffer[start : start + 4], "little", signed=True)
@@ -144,7 +144,7 @@ class Socket:
         self._socket.send(header + message.body)
         while True:
             buffer = self._socket.recv(RECEIVE_BYTES)
-            for kind, _, sequence, start, end in _messages(buffer):
+            for kind, _, sequence, start, end in messages(buffer):
                 if sequence != self._sequence:
                     continue
                 if kind in (NLMSG_DONE, NLMSG_ERROR):
@@ -155,7 +155,7 @@ class Socket:
                 yield kind, buffer, start, end
 
 
-def _messages(buffer: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+def messages(buffer: bytes) -> Iterator[tuple[int, int, int, int, int]]:
     """Yield (type, flags, sequence, body start, body end) of each message in a buffer."""
     offset = 0
     while offset + 16 <= len(buffer):

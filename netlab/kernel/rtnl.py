@@ -52,7 +52,7 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
 RT_TABLE_MAIN, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTNH_F_ONLINK = 254, 0, 253, 4
 RTPROT_REDIRECT, RTPROT_KERNEL, RTPROT_RA = 1, 2, 9
 ROUTE_KINDS = {1: "unicast", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
-NDA_DST, NDA_LLADDR = 1, 2
+NDA_DST, NDA_LLADDR, NDA_MASTER = 1, 2, 9
 NUD_PERMANENT, NTF_SELF = 0x80, 0x02
 
 _IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change mask
@@ -257,6 +257,11 @@ def dump_fdb(index: int) -> Message:
     return Message(RTM_GETNEIGH, 0, _NDMSG.pack(AF_BRIDGE, index, 0, 0, 0))
 
 
+def dump_bridge_entries(index: int) -> Message:
+    """Ask for the forwarding entries of a bridge, which belong to its ports."""
+    return Message(RTM_GETNEIGH, 0, _NDMSG.pack(AF_BRIDGE, 0, 0, 0, 0) + attribute_u32(NDA_MASTER, index))
+
+
 class RawLink:
     """An interface as dumped, before names replace indexes."""
 
@@ -379,6 +384,13 @@ def fdb_object(buffer: bytes, start: int, end: int, names_by_index: Mapping[int,
     if NDA_DST not in found:
         return None
     return FdbEntry(found[NDA_LLADDR].hex(":"), ip_address(found[NDA_DST]), names_by_index[index])
+
+
+def learned_entry(buffer: bytes, start: int, end: int) -> tuple[bytes, int] | None:
+    """Read a bridge's forwarding entry: a MAC address and the index of the port; None when it was not learned."""
+    _, index, state, _, _ = _NDMSG.unpack_from(buffer, start)
+    mac = attributes(buffer, start + 12, end).get(NDA_LLADDR)
+    return None if state & NUD_PERMANENT or mac is None else (mac, index)
 
 
 def _text(payload: bytes) -> str:

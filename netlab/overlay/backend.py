@@ -14,6 +14,7 @@ from netlab.store.store import Lease
 from netlab.topology.model import Network
 
 UPLINK = "eth0"  # a node's interface on the underlay
+POD_BRIDGE = "cni0"  # its bridge to its pods
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_interface
 
-from netlab.overlay.backend import Share, Site
+from netlab.overlay.backend import POD_BRIDGE, UPLINK, Share, Site
 from netlab.plan.objects import Addr, Forwarder, Object, Route, Tun
 from netlab.store.store import Lease
 from netlab.topology.model import UdpBackend
@@ -45,6 +45,8 @@ class UdpOverlay:
                 mtu=mtu,
                 local=local,
                 port=self.options.port,
+                uplink=UPLINK,
+                bridge=POD_BRIDGE,
                 source=cidr.network_address,
                 kind=self.options.forwarder.value,
                 peers=tuple(_peer(lease) for lease in peers),

@@ -12,7 +12,7 @@ from ipaddress import ip_interface
 
 from netlab import names
 from netlab.overlay import overlay_of
-from netlab.overlay.backend import UPLINK, Share, Site
+from netlab.overlay.backend import POD_BRIDGE, UPLINK, Share, Site
 from netlab.plan.objects import (
     PAUSE,
     Addr,
@@ -34,7 +34,6 @@ from netlab.plan.underlay import ANYWHERE, machine_routes, router_address, route
 from netlab.store.store import Snapshot
 from netlab.topology.model import Address, Container, Network, Node, Pod, Role, Router, Segment, Topology
 
-BRIDGE = "cni0"
 POD_INTERFACE = "eth0"
 
 
@@ -101,7 +100,7 @@ def _pod_cable(topology: Topology, snapshot: Snapshot, pod: Pod) -> tuple[Veth, 
     mac = _address_mac(snapshot.pods[pod.name], lab, pod.name, POD_INTERFACE)
     return (
         Veth(POD_INTERFACE, End(outside, port), mtu, mac),
-        Veth(port, End(inside, POD_INTERFACE), mtu, names.mac(lab, pod.node, port), master=BRIDGE, hairpin=True),
+        Veth(port, End(inside, POD_INTERFACE), mtu, names.mac(lab, pod.node, port), master=POD_BRIDGE, hairpin=True),
     )
 
 
@@ -127,10 +126,10 @@ def _node(topology: Topology, snapshot: Snapshot, node: Node, pods: list[Pod]) -
     lease = snapshot.leases[node.name]
     yield from _forwarding(topology.families)
     gateways = tuple(gateway_of(cidr) for cidr in lease.pod_cidrs)
-    mac = _address_mac(gateways, topology.name, node.name, BRIDGE)
-    yield Bridge(BRIDGE, pod_mtu(topology, node.name), mac)
+    mac = _address_mac(gateways, topology.name, node.name, POD_BRIDGE)
+    yield Bridge(POD_BRIDGE, pod_mtu(topology, node.name), mac)
     for gateway, cidr in zip(gateways, lease.pod_cidrs, strict=True):
-        yield Addr(BRIDGE, ip_interface(f"{gateway}/{cidr.prefixlen}"))
+        yield Addr(POD_BRIDGE, ip_interface(f"{gateway}/{cidr.prefixlen}"))
     for pod in pods:
         if pod.host_network:
             yield from _processes(pod)

@@ -260,7 +260,8 @@ class Process:
 class Forwarder:
     """The process of a node that carries packets between its TUN device and UDP: `netlab.tunnel`, kept by the lab.
 
-    `local` and `port` are where it receives, `source` is the address of its ICMP errors. It learns of other peers and
+    `local` and `port` are where it receives, `uplink` and `bridge` name the interfaces to the underlay and to the pods,
+    `source` is the address of its ICMP errors. It learns of other peers and
     of another MTU as it runs; for everything else it is started again.
     """
 
@@ -270,6 +271,8 @@ class Forwarder:
     mtu: int
     local: IPv4Address
     port: int
+    uplink: str
+    bridge: str
     source: IPv4Address
     kind: str
     peers: tuple[Peer, ...]

@@ -156,7 +156,17 @@ def _delete(netns: str, old: Object) -> Iterator[str]:
 
 def config_of(entry: Forwarder) -> Config:
     """Return what a forwarder is told in its file."""
-    return Config(entry.dev, entry.mtu, entry.local, entry.port, entry.source, entry.kind, entry.peers)
+    return Config(
+        device=entry.dev,
+        mtu=entry.mtu,
+        local=entry.local,
+        port=entry.port,
+        uplink=entry.uplink,
+        bridge=entry.bridge,
+        source=entry.source,
+        forwarder=entry.kind,
+        peers=entry.peers,
+    )
 
 
 def _rules(netns: str, old: Ruleset | None, new: Ruleset | None) -> str:

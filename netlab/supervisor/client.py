@@ -291,7 +291,16 @@ def _process(spec: Spec) -> Kept:
         return Process(spec.pod, spec.name, spec.argv, spec.env, spec.working_dir, spec.restart)
     told = parse(spec.config)
     return Forwarder(
-        spec.pod, told.device, told.mtu, told.local, told.port, told.source, kind=told.forwarder, peers=told.peers
+        node=spec.pod,
+        dev=told.device,
+        mtu=told.mtu,
+        local=told.local,
+        port=told.port,
+        uplink=told.uplink,
+        bridge=told.bridge,
+        source=told.source,
+        kind=told.forwarder,
+        peers=told.peers,
     )
 
 

@@ -89,8 +89,7 @@ def spawn_daemon(spec: Spec, files: Files, environment: Mapping[str, str]) -> Bi
     """
     write_config(spec, files)
     module = spec.argv[0]
-    # -S, -P: as the supervisor itself (`client`)
-    argv = [sys.executable, "-S", "-P", "-m", module, str(files.config(*spec.key)), str(files.counters(*spec.key))]
+    argv = [sys.executable, "-P", "-m", module, str(files.config(*spec.key)), str(files.counters(*spec.key))]
     netns.enter(spec.netns)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader, writer = os.pipe()

@@ -7,20 +7,21 @@ for `counters`. The lab's supervisor starts it like this, and so can anybody by 
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from netlab.errors import NetlabError
+from netlab.errors import KernelError, NetlabError
 from netlab.supervisor.spec import FAILED, NOTIFY, READY
 from netlab.tunnel import privileges, simple
 from netlab.tunnel.config import Config, parse
 from netlab.tunnel.counters import Counters
 from netlab.tunnel.endpoint import Endpoint
 
-FORWARDERS: dict[str, Callable[[Endpoint], None]] = {"simple": simple.run}
-FASTEST = "simple"
+Forward = Callable[[Endpoint], None]
+
 USAGE = "usage: python -m netlab.tunnel CONFIG [COUNTERS]"
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 DEVICE_IS_GONE = (errno.EBADFD, errno.EFAULT)  # tun_chr_read_iter, tun_ring_recv
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     def reload(end: Endpoint) -> None:
         try:
             end.configure(file.read())
-        except (OSError, ValueError) as exc:
+        except (NetlabError, OSError, ValueError) as exc:
             fail(f"goes on with the configuration that it has: {exc}")
         else:
             tell(READY, doing)
@@ -59,23 +60,24 @@ def main(arguments: Sequence[str]) -> int:
     try:
         file = ConfigFile(arguments[0])
         config = file.read()
-        kind, doing = choose(config.forwarder)
         counters = Counters(Path(arguments[1]) if len(arguments) > 1 else None)
-        end = Endpoint(config, counters, reload)
+        end, forward, doing = prepare(config, counters, reload)
         privileges.drop()
     except (NetlabError, OSError, ValueError) as exc:
         fail(str(exc))
         return 1
     tell(READY, doing)
-    return carry(FORWARDERS[kind], end, config.device)
+    return carry(forward, end, config.device)
 
 
-def carry(forward: Callable[[Endpoint], None], end: Endpoint, device: str) -> int:
+def carry(forward: Forward, end: Endpoint, device: str) -> int:
     """Run a forwarder to its end and return the exit status."""
     try:
         forward(end)
     except KeyboardInterrupt:  # started by hand
         return INTERRUPTED
+    except NetlabError as exc:
+        fail(str(exc))
     except OSError as exc:
         if exc.errno not in DEVICE_IS_GONE:
             raise
@@ -83,11 +85,34 @@ def carry(forward: Callable[[Endpoint], None], end: Endpoint, device: str) -> in
     return 1
 
 
-def choose(wanted: str) -> tuple[str, str]:
-    """Return the forwarder to use, and in words what that is and why, for `netlab status`."""
-    if wanted in FORWARDERS:
-        return wanted, wanted
-    return FASTEST, FASTEST if wanted == "auto" else f"{FASTEST} ({wanted} is not in this version of netlab)"
+def prepare(config: Config, counters: Counters, reload: Forward) -> tuple[Endpoint, Forward, str]:
+    """Open the end of the tunnel that a configuration asks for, or the fastest that the kernel allows.
+
+    Returns it with the loop that carries its packets, and in words which that is, for `netlab status`.
+    """
+    if config.forwarder == "simple":
+        return Endpoint(config, counters, reload), simple.run, "simple"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # or numpy starts threads, which would keep their privileges
+    from netlab.tunnel import batched, offloads
+
+    end = Endpoint(config, counters, reload, vnet=True)
+    found = offloads.enable(end.tun, end.socket)
+    lacks = [str(found)] if str(found) else []
+    if config.forwarder != "batched":
+        from netlab.tunnel import ebpf, fastpath
+
+        try:
+            programs = ebpf.KernelForwarder(end, config)
+        except KernelError as exc:
+            if exc.errno not in fastpath.REFUSALS:
+                raise
+            print(f"forwarder: goes on without eBPF: {exc}", file=sys.stderr, flush=True)
+            lacks.insert(0, f"no eBPF: {os.strerror(exc.errno)}")
+        else:
+            end.followers.append(programs.follow)
+            return end, functools.partial(batched.run, offloads=found, more={programs.fileno(): programs.look}), "ebpf"
+    words = f"batched ({', '.join(lacks)})" if lacks else "batched"
+    return end, functools.partial(batched.run, offloads=found), words
 
 
 def tell(kind: bytes, words: str) -> None:

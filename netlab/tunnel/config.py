@@ -5,6 +5,8 @@
       "mtu": 1472,
       "local": "172.18.0.2",
       "port": 8285,
+      "uplink": "eth0",
+      "bridge": "cni0",
       "source": "10.244.1.0",
       "forwarder": "simple",
       "peers": [
@@ -12,7 +14,8 @@
       ]
     }
 
-The peers and the MTU may change while it runs; for another device, address, port or forwarder it is started again.
+A peer may say `"plain": true` (routes.Peer). The peers and the MTU may change while it runs; for all else it is
+started again.
 """
 
 from __future__ import annotations
@@ -31,14 +34,16 @@ class Config:
     """The whole file.
 
     device: the TUN device, which exists already. mtu: its MTU, in bytes of inner packet. local, port: where it
-    receives; peers receive on the same port. source: the tunnel's own address, for ICMP errors. forwarder: `simple`,
-    `batched`, `ebpf` or `auto`.
+    receives; peers receive on the same port. uplink, bridge: the interfaces to the underlay and to the pods. source:
+    the tunnel's own address, for ICMP errors. forwarder: `simple`, `batched`, `ebpf` or `auto`.
     """
 
     device: str
     mtu: int
     local: IPv4Address
     port: int
+    uplink: str
+    bridge: str
     source: IPv4Address
     forwarder: str
     peers: tuple[Peer, ...] = ()
@@ -51,6 +56,8 @@ def render(config: Config) -> str:
         "mtu": config.mtu,
         "local": str(config.local),
         "port": config.port,
+        "uplink": config.uplink,
+        "bridge": config.bridge,
         "source": str(config.source),
         "forwarder": config.forwarder,
     }
@@ -60,7 +67,8 @@ def render(config: Config) -> str:
 
 
 def _peer_tree(peer: Peer) -> dict[str, Any]:
-    return {"address": str(peer.address), "podCIDRs": [str(cidr) for cidr in peer.pod_cidrs]}
+    tree: dict[str, Any] = {"address": str(peer.address), "podCIDRs": [str(cidr) for cidr in peer.pod_cidrs]}
+    return tree | ({"plain": True} if peer.plain else {})
 
 
 def parse(text: str) -> Config:
@@ -72,6 +80,8 @@ def parse(text: str) -> Config:
             mtu=int(tree["mtu"]),
             local=IPv4Address(tree["local"]),
             port=int(tree["port"]),
+            uplink=str(tree["uplink"]),
+            bridge=str(tree["bridge"]),
             source=IPv4Address(tree["source"]),
             forwarder=str(tree["forwarder"]),
             peers=tuple(_peer(entry) for entry in tree["peers"]),
@@ -83,4 +93,6 @@ def parse(text: str) -> Config:
 
 
 def _peer(tree: Mapping[str, Any]) -> Peer:
-    return Peer(IPv4Address(tree["address"]), tuple(ip_network(cidr) for cidr in tree["podCIDRs"]))
+    return Peer(
+        IPv4Address(tree["address"]), tuple(ip_network(cidr) for cidr in tree["podCIDRs"]), bool(tree.get("plain"))
+    )

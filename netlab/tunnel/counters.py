@@ -6,23 +6,28 @@ goes on where it ended. Layout, native byte order: the magic, then one unsigned 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
+import signal
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from netlab.tunnel.packet import Drop
 
-MAGIC = b"nlcount1"  # the last character is the version of the layout
+PATIENCE, PAUSE = 1.0, 0.0005  # seconds
+MAGIC = b"nlcount2"  # the last character is the version of the layout
 TOTALS = (
     *("sentPackets", "sentBytes", "sentBatches"),  # from the TUN device to peers; bytes of inner packets
     *("receivedPackets", "receivedBytes", "receivedBatches"),
 )
-NAMES = (*TOTALS, *Drop)
+UPDATES = "updates"  # how often the forwarder was asked to bring the numbers up to date
+NAMES = (*TOTALS, *Drop, UPDATES)
 SIZE = len(MAGIC) + 8 * len(NAMES)
 
-_SENT, _RECEIVED = 0, 3
+_SENT, _RECEIVED, _UPDATES = 0, 3, NAMES.index(UPDATES)
 _DROPS = {reason: NAMES.index(reason) for reason in Drop}
 
 
@@ -36,23 +41,27 @@ class Counters:
             memory[:] = MAGIC + bytes(SIZE - len(MAGIC))
         self.numbers = memoryview(memory)[len(MAGIC) :].cast("Q")
 
-    def sent(self, octets: int, packets: int = 1) -> None:
-        """Count one batch that went to a peer."""
-        self._add(_SENT, octets, packets)
+    def sent(self, octets: int, packets: int = 1, batches: int = 1) -> None:
+        """Count what went to peers."""
+        self._add(_SENT, octets, packets, batches)
 
-    def received(self, octets: int, packets: int = 1) -> None:
-        """Count one batch that went into the TUN device."""
-        self._add(_RECEIVED, octets, packets)
+    def received(self, octets: int, packets: int = 1, batches: int = 1) -> None:
+        """Count what went into the TUN device."""
+        self._add(_RECEIVED, octets, packets, batches)
 
     def dropped(self, reason: Drop, packets: int = 1) -> None:
         """Count packets that were not forwarded."""
         self.numbers[_DROPS[reason]] += packets
 
-    def _add(self, first: int, octets: int, packets: int) -> None:
+    def updated(self) -> None:
+        """Say that everything is counted until now."""
+        self.numbers[_UPDATES] += 1
+
+    def _add(self, first: int, octets: int, packets: int, batches: int) -> None:
         numbers = self.numbers
         numbers[first] += packets
         numbers[first + 1] += octets
-        numbers[first + 2] += 1
+        numbers[first + 2] += batches
 
 
 def find(path: Path) -> Mapping[str, int] | None:
@@ -64,6 +73,20 @@ def find(path: Path) -> Mapping[str, int] | None:
     if len(content) != SIZE or not content.startswith(MAGIC):
         return None
     return dict(zip(NAMES, struct.unpack_from(f"={len(NAMES)}Q", content, len(MAGIC)), strict=True))
+
+
+def find_now(path: Path, pid: int) -> Mapping[str, int] | None:
+    """Do as `find`, after the forwarder, process `pid`, has counted to the end.
+
+    Programs in the kernel have counters of their own, which it adds when it is asked.
+    """
+    before = find(path)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGHUP)
+        deadline = time.monotonic() + PATIENCE
+        while (now := find(path)) and before and now[UPDATES] == before[UPDATES] and time.monotonic() < deadline:
+            time.sleep(PAUSE)
+    return find(path)
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 from netlab.errors import KernelError
@@ -24,6 +25,8 @@ from netlab.tunnel.packet import Drop
 from netlab.tunnel.routes import Peer, Routes
 
 BUFFER = 4 * 2**20  # bytes of the socket's queues
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h: beyond net.core.*mem_max
+BUFFERS = ((socket.SO_SNDBUF, SO_SNDBUFFORCE), (socket.SO_RCVBUF, SO_RCVBUFFORCE))
 ERRORS, ERRORS_AT_ONCE = 100.0, 50  # ICMP errors a second (RFC 1812 4.3.2.8)
 LINES, LINES_AT_ONCE = 0.2, 3  # log lines a second about datagrams that were refused
 DROP_REASONS = {
@@ -40,19 +43,22 @@ class Endpoint:
     `tun` and `asked` are descriptors: the device's, and one that can be read when another configuration is there.
     """
 
-    def __init__(self, config: Config, counters: Counters, reload: Callable[[Endpoint], None], flags: int = 0) -> None:
-        """Open everything in this process's network namespace. `flags` are more of TUNSETIFF's.
+    def __init__(
+        self, config: Config, counters: Counters, reload: Callable[[Endpoint], None], *, vnet: bool = False
+    ) -> None:
+        """Open everything in this process's network namespace; with `vnet`, packets have a virtio_net_hdr.
 
         `reload` is called after a SIGHUP, and may call `configure`. Raises NetlabError that names what cannot be had.
         """
         self.counters = counters
         self.source = config.source
         self.socket = _open_socket(config)
-        self.tun = _open_device(config.device, flags)
+        self.tun = _open_device(config.device, tun.IFF_VNET_HDR if vnet else 0)
         self.asked = wake_on(signal.SIGHUP)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # held back until now (supervisor.spawn)
         self._raw = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
         self._reload = reload
+        self.followers: list[Callable[[], None]] = []  # called after each `configure`
         self._errors, self._lines = Limit(ERRORS, ERRORS_AT_ONCE), Limit(LINES, LINES_AT_ONCE)
         self._silent = 0  # refusals since the last line
         self.configure(config)
@@ -62,11 +68,14 @@ class Endpoint:
         self.mtu = config.mtu
         self.routes = Routes(_with_itself(peer) for peer in config.peers)
         self._places = {id(peer): (str(peer.address), config.port) for peer in self.routes.peers}
+        for follow in self.followers:
+            follow()
 
     def reload(self) -> None:
-        """Take in the configuration that a SIGHUP has announced. Raises BlockingIOError where none has."""
+        """Take in the configuration, and count to the end, as a SIGHUP asks. Raises BlockingIOError where none has."""
         os.read(self.asked, 4096)
         self._reload(self)
+        self.counters.updated()
 
     def place_of(self, peer: Peer) -> tuple[str, int]:
         """Return where a peer of `routes` receives, as `sendto` takes it."""
@@ -103,14 +112,17 @@ def drop_reason(refusal: OSError) -> Drop:
 
 def _with_itself(peer: Peer) -> Peer:
     """Let a peer speak for its own address too: without masquerade a node answers pods with it."""
-    return Peer(peer.address, (*peer.pod_cidrs, IPv4Network(peer.address)))
+    return replace(peer, pod_cidrs=(*peer.pod_cidrs, IPv4Network(peer.address)))
 
 
 def _open_socket(config: Config) -> socket.socket:
     """Return the UDP socket, bound. IP_MTU_DISCOVER stays the kernel's: DF on what fits, fragments of what does not."""
     opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        opened.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+    for option, beyond_limit in BUFFERS:
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, beyond_limit, BUFFER)
+        except PermissionError:
+            opened.setsockopt(socket.SOL_SOCKET, option, BUFFER)
     try:
         opened.bind((str(config.local), config.port))
     except OSError as exc:

@@ -10,39 +10,26 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from typing import NamedTuple, Protocol, TypeVar
+from ipaddress import IPv4Address, IPv4Network
+from typing import NamedTuple, TypeVar
 
 from netlab.bpf import loader
 from netlab.bpf.assembler import Program
 from netlab.bpf.loader import Map, MapType, ProgramType, TcxHook
-from netlab.errors import KernelError, NotSupported
+from netlab.errors import KernelError
 from netlab.kernel import netns as namespaces
 from netlab.tunnel import maps, programs
 from netlab.tunnel.maps import Counter
+from netlab.tunnel.routes import Peer
 
 LICENCE = "Apache-2.0"  # none of the helpers is for the GPL only
 ENTRIES = 1 << 16  # entries that the maps may have; they take memory as they are filled
-NEEDED_BY = "forwarder ebpf"
-HINT = "use forwarder batched, which is the same in user space; eBPF wants root and Linux 6.6"
-REFUSALS = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+REFUSALS = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # not root, or no tcx (Linux 6.6)
 
 
 T = TypeVar("T")
-
-
-class Peer(Protocol):
-    """Another node: its address on the underlay, and what its pods' addresses are in."""
-
-    @property
-    def address(self) -> IPv4Address:
-        """Return where it receives."""
-
-    @property
-    def pod_cidrs(self) -> tuple[IPv4Network | IPv6Network, ...]:
-        """Return its podCIDRs; those of IPv6 are user space's."""
 
 
 class Count(NamedTuple):
@@ -71,24 +58,17 @@ class FastPath:
         local: IPv4Address,
         port: int,
         peers: Iterable[Peer],
-        plain: Collection[IPv4Address] = (),
         bridge: str | None = None,
     ) -> FastPath:
         """Load the programs and attach them to interfaces of a namespace (None: this thread's).
 
-        `uplink` is an Ethernet interface, `bridge` the pods' if they are on one (see `set_pods`); `peers` and `plain`
-        are those of `set_peers`. Raises NotSupported, with the kernel's or the verifier's words, where the kernel
-        refuses; KernelError where an interface is missing.
+        `uplink` is an Ethernet interface, `bridge` the pods' if they are on one (see `set_ports`). Raises KernelError,
+        with the kernel's or the verifier's words: one of `REFUSALS` where this kernel or process cannot have it at all.
         """
         with ExitStack() as stack:
-            try:
-                path = cls(netns, stack, _make_maps(stack))
-                path.set_peers(peers, plain=plain)
-                path._inside(path._attach_all, tun, uplink, bridge, local, port)
-            except KernelError as exc:
-                if exc.errno not in REFUSALS:
-                    raise
-                raise NotSupported(f"forwarding by eBPF ({exc.message})", NEEDED_BY, HINT) from exc
+            path = cls(netns, stack, _make_maps(stack))
+            path.set_peers(peers)
+            path._inside(path._attach_all, tun, uplink, bridge, local, port)
             path._stack = stack.pop_all()
             return path
 
@@ -111,30 +91,27 @@ class FastPath:
         finally:
             os.close(fd)  # the link holds the program
 
-    def set_peers(self, peers: Iterable[Peer], *, plain: Collection[IPv4Address] = ()) -> None:
-        """Make the maps say exactly this, while packets go on: what stays is not touched.
+    def set_peers(self, peers: Iterable[Peer]) -> None:
+        """Make the map say exactly this, while packets go on: what stays is not touched. IPv6 is user space's.
 
-        `plain` names the peers whose forwarder is in user space and whose link to us is virtual (veth, a bridge):
-        packets for them are passed up. A virtual link never cuts super-packets nor completes checksums, which only a
-        program at its other end can live with. Raises KernelError, with ENOSPC beyond 65,536 routes.
+        Packets for plain peers are passed up: a virtual link never cuts super-packets nor completes checksums, which
+        only a program at its other end can live with. Raises KernelError, with ENOSPC beyond 65,536 routes.
         """
-        peers = tuple(peers)
         routes = dict(
-            maps.route(cidr, peer.address, plain=peer.address in plain)
+            maps.route(cidr, peer.address, plain=peer.plain)
             for peer in peers
             for cidr in peer.pod_cidrs
             if isinstance(cidr, IPv4Network)
         )
-        _make_equal(self._tables["peers"], dict(maps.member(peer.address) for peer in peers))
         _make_equal(self._tables["routes"], routes)
 
-    def set_pods(self, ports: Mapping[IPv4Address, str]) -> None:
-        """Make the map say exactly on which port of the bridge each pod is, by interface name.
+    def set_ports(self, ports: Mapping[bytes, int]) -> None:
+        """Make the map say exactly behind which port of the bridge a MAC address is: the port's interface index.
 
-        A pod that is not named gets the same packets, but slower. Raises KernelError for an interface that is missing.
+        A pod that is not named gets the same packets, but slower; one that is on another port, none. Raises
+        KernelError.
         """
-        indexes = self._inside(lambda: {address: _index(port) for address, port in ports.items()})
-        _make_equal(self._tables["pods"], dict(maps.pod(address, index) for address, index in indexes.items()))
+        _make_equal(self._tables["ports"], dict(maps.port(mac, ifindex) for mac, ifindex in ports.items()))
 
     def counters(self) -> dict[Counter, Count]:
         """Return what became of the packets since `attach`, summed over the CPUs. Counters never go back."""
@@ -156,8 +133,7 @@ def _make_maps(stack: ExitStack) -> dict[str, Map]:
 
     return {
         "routes": made("routes", MapType.LPM_TRIE, maps.ROUTE_KEY.size, maps.ROUTE_VALUE.size, ENTRIES),
-        "peers": made("peers", MapType.HASH, maps.PEER_KEY.size, maps.PEER_VALUE.size, ENTRIES),
-        "pods": made("pods", MapType.HASH, maps.POD_KEY.size, maps.POD_VALUE.size, ENTRIES),
+        "ports": made("ports", MapType.HASH, maps.PORT_KEY.size, maps.PORT_VALUE.size, ENTRIES),
         "counters": made("counters", MapType.PERCPU_ARRAY, maps.COUNTER_KEY.size, maps.COUNT.size, len(Counter)),
     }
 

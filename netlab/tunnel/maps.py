@@ -1,8 +1,7 @@
-"""What the eBPF programs of the udp backend and Python share: the entries of four maps. Pure.
+"""What the eBPF programs of the udp backend and Python share: the entries of three maps. Pure.
 
     routes    longest prefix of an inner address -> the peer that holds it; for destinations, and for who may send them
-    peers     the set of the peers' addresses
-    pods      a pod's address -> the index of its port on the bridge
+    ports     a pod's MAC address -> the index of its port on the bridge
     counters  by `Counter`, one `COUNT` for each CPU
 
 Numbers are in this machine's byte order, addresses in the network's.
@@ -22,26 +21,20 @@ class Counter(IntEnum):
 
     SENT = 0
     RECEIVED = 1
-    DROPPED_UNKNOWN_PEER = 2  # the outer source is no peer's
-    DROPPED_FOREIGN_SOURCE = 3  # the inner source is not in a podCIDR of that peer
-    DROPPED_FAILED = 4  # the kernel refused a change that was half done
-    UP_NOT_IPV4 = 5
-    UP_OPTIONS = 6
-    UP_TTL = 7  # it would become 0
-    UP_GSO = 8  # a super-packet, but not of TCP: after decapsulation the kernel cannot cut it
-    UP_NO_ROOM = 9  # the kernel refused to add or take off headers: an encapsulated packet inside, or no memory
-    UP_NO_ROUTE = 10
-    UP_PLAIN_PEER = 11
-    UP_TOO_LONG = 12  # a super-packet that 16 bits of outer length cannot describe
-    UP_FRAGMENT = 13  # the outer packet's first
-    UP_CHECKSUM = 14
-    UP_LENGTH = 15  # the datagram is not exactly one inner packet: malformed, or a train
-    DELIVERED = 16  # a super-packet, of those received, that did not have to be cut at the bridge
-
-    @property
-    def is_drop(self) -> bool:
-        """Say whether the packet ended there."""
-        return self.name.startswith("DROPPED")
+    DROPPED = 2  # the kernel refused a change that was half done
+    UP_NOT_IPV4 = 3
+    UP_OPTIONS = 4
+    UP_TTL = 5  # it would become 0
+    UP_GSO = 6  # a super-packet, but not of TCP: after decapsulation the kernel cannot cut it
+    UP_NO_ROOM = 7  # the kernel refused to add or take off headers: an encapsulated packet inside, or no memory
+    UP_NO_ROUTE = 8
+    UP_PLAIN_PEER = 9
+    UP_TOO_LONG = 10  # a super-packet that 16 bits of outer length cannot describe
+    UP_FRAGMENT = 11  # the outer packet's first
+    UP_CHECKSUM = 12
+    UP_LENGTH = 13  # the datagram is not exactly one inner packet: malformed, or a train
+    UP_NOT_ADMITTED = 14  # the inner source is in no podCIDR of the outer one
+    DELIVERED = 15  # a super-packet, of those received, that did not have to be cut at the bridge
 
 
 COUNTER_KEY = struct.Struct("=I")
@@ -51,8 +44,7 @@ COUNT = struct.Struct("=QQQ")  # packets on the wire, bytes from the inner IP he
 # --- keys and values -------------------------------------------------------------------------------------------------
 
 ROUTE_KEY, ROUTE_VALUE = struct.Struct("=I4s"), struct.Struct("=4sI")  # prefix length, prefix; peer, whether plain
-POD_KEY, POD_VALUE = struct.Struct("=4s"), struct.Struct("=I")
-PEER_KEY, PEER_VALUE = struct.Struct("=4s"), struct.Struct("=I")  # peers is a set: the value says nothing
+PORT_KEY, PORT_VALUE = struct.Struct("=6s"), struct.Struct("=I")
 
 
 def route(pod_cidr: IPv4Network, peer: IPv4Address, *, plain: bool) -> tuple[bytes, bytes]:
@@ -61,11 +53,6 @@ def route(pod_cidr: IPv4Network, peer: IPv4Address, *, plain: bool) -> tuple[byt
     return key, ROUTE_VALUE.pack(peer.packed, plain)
 
 
-def member(peer: IPv4Address) -> tuple[bytes, bytes]:
-    """Return an entry of `peers`."""
-    return PEER_KEY.pack(peer.packed), PEER_VALUE.pack(1)
-
-
-def pod(address: IPv4Address, port: int) -> tuple[bytes, bytes]:
-    """Return an entry of `pods`. `port`: interface index."""
-    return POD_KEY.pack(address.packed), POD_VALUE.pack(port)
+def port(mac: bytes, ifindex: int) -> tuple[bytes, bytes]:
+    """Return an entry of `ports`."""
+    return PORT_KEY.pack(mac), PORT_VALUE.pack(ifindex)

@@ -4,8 +4,8 @@
     uplink, tcx ingress:              `receive_program`  admit, pay a TTL, take IPv4 and UDP off -> flannel0's ingress
     cni0, tcx egress:                 `deliver_program`  super-packets from flannel0 -> the pod's port, whole
 
-What they do is what the loop in user space does, datagram for datagram. What they cannot do they pass up, untouched:
-to the TUN's reader or to the socket, where that loop waits. What they refuse for security they drop. All is counted.
+What they do is what the loop in user space does, datagram for datagram. All else they pass up, untouched: to the TUN's
+reader or to the socket, where that loop waits. It also refuses, and logs, what may not come in. All is counted.
 
 - TTL: one is paid by each program, as by flannel's two processes; the kernel pays one more wherever it forwards. A
   packet whose TTL would become 0 is passed up, because user space can say Time Exceeded (RFC 792).
@@ -81,7 +81,7 @@ LONGEST = 0xFFFF - OVERHEAD  # bytes of inner packet
 OUTER = R10 - 56
 OUTER_UDP = R10 - 36
 INNER = R10 - 28
-KEY = R10 - 64  # of routes
+KEY = R10 - 64  # of routes or ports
 COUNTER = R10 - 68
 
 # Registers that outlive calls
@@ -126,9 +126,9 @@ def send_program(local: IPv4Address, port: int, *, uplink: int) -> Program:
             call(Helper.SKB_ADJUST_ROOM, SKB, OVERHEAD, ROOM_AT_MAC, FIXED_GSO | ENCAP_IPV4 | ENCAP_UDP),
             jump_if(R0, "!=", 0, "UP_NO_ROOM"),  # nothing is changed yet
             call(Helper.SKB_CHANGE_HEAD, SKB, ETHERNET, 0),  # redirect_neigh demands a frame
-            jump_if(R0, "!=", 0, "DROPPED_FAILED"),
+            jump_if(R0, "!=", 0, "DROPPED"),
             call(Helper.SKB_STORE_BYTES, SKB, ETHERNET, OUTER, OVERHEAD + IPV4, 0),
-            jump_if(R0, "!=", 0, "DROPPED_FAILED"),
+            jump_if(R0, "!=", 0, "DROPPED"),
             call(Helper.REDIRECT_NEIGH, uplink, 0, 0, 0),
         ],
     )
@@ -171,7 +171,7 @@ def _store_length(target: Address, *, more: int) -> Block:
 def receive_program(local: IPv4Address, port: int, *, tun: int) -> Program:
     """Return the program for tcx ingress of an Ethernet uplink. `tun`: interface index.
 
-    Maps: routes, peers, counters.
+    Maps: routes, counters.
     """
     return _program(
         Counter.RECEIVED,
@@ -192,7 +192,7 @@ def receive_program(local: IPv4Address, port: int, *, tun: int) -> Program:
             call(Helper.SKB_ADJUST_ROOM, SKB, -OVERHEAD, ROOM_AT_MAC, FIXED_GSO),
             jump_if(R0, "!=", 0, "UP_NO_ROOM"),
             call(Helper.SKB_STORE_BYTES, SKB, ETHERNET + 8, _at(INNER, 8), 4, 0),
-            jump_if(R0, "!=", 0, "DROPPED_FAILED"),
+            jump_if(R0, "!=", 0, "DROPPED"),
             call(Helper.REDIRECT, tun, TO_INGRESS),
         ],
     )
@@ -235,17 +235,12 @@ def _check_lengths() -> Block:
 
 
 def _admit() -> Block:
-    """Demand that the inner source is the sender's, and find out whether the sender is a peer at all if it is not."""
+    """Demand that the inner source is the sender's."""
     return [
-        _look_up(_at(INNER, 12), otherwise="refused"),
+        _look_up(_at(INNER, 12), otherwise="UP_NOT_ADMITTED"),
         load(WORD, R2, R0 + 0),
         load(WORD, R3, _at(OUTER, 12)),
-        jump_if(R2, "==", R3, "admitted"),
-        label("refused"),
-        call(Helper.MAP_LOOKUP_ELEM, "peers", _at(OUTER, 12)),
-        jump_if(R0, "==", 0, "DROPPED_UNKNOWN_PEER"),
-        jump("DROPPED_FOREIGN_SOURCE"),
-        label("admitted"),
+        jump_if(R2, "!=", R3, "UP_NOT_ADMITTED"),
     ]
 
 
@@ -253,7 +248,7 @@ def _admit() -> Block:
 
 
 def deliver_program(*, tun: int) -> Program:
-    """Return the program for tcx egress of the pods' bridge. `tun`: interface index. Maps: pods, counters.
+    """Return the program for tcx egress of the pods' bridge. `tun`: interface index. Maps: ports, counters.
 
     A pod that is not in the map gets its packets over the bridge, cut.
     """
@@ -267,9 +262,9 @@ def deliver_program(*, tun: int) -> Program:
             jump_if(R2, "!=", tun, "not ours"),
             load(WORD, R2, SKB + SKB_PROTOCOL),
             jump_if(R2, "!=", ETHERTYPE_IPV4, "not ours"),
-            call(Helper.SKB_LOAD_BYTES, SKB, ETHERNET + 16, KEY, 4),  # the destination
+            call(Helper.SKB_LOAD_BYTES, SKB, 0, KEY, 6),  # the destination's MAC address
             jump_if(R0, "!=", 0, "not ours"),
-            call(Helper.MAP_LOOKUP_ELEM, "pods", KEY),
+            call(Helper.MAP_LOOKUP_ELEM, "ports", KEY),
             jump_if(R0, "==", 0, "not ours"),
             _leave_alone(),
             load(WORD, LENGTH, SKB + SKB_LEN),
@@ -388,7 +383,7 @@ def _give_up(why: Counter) -> Block:
     return [
         label(why.name),
         store(WORD, COUNTER, why),
-        alu(VERDICT, "=", TCX_DROP if why.is_drop else TCX_NEXT),
+        alu(VERDICT, "=", TCX_DROP if why is Counter.DROPPED else TCX_NEXT),
         jump("count"),
     ]
 

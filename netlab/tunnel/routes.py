@@ -12,15 +12,20 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from netlab.tunnel.packet import Drop
 
+REMEMBERED = 4096  # answers; a bound for memory
 Table = tuple[tuple[int, dict[int, "Peer"]], ...]  # bits behind the prefix -> prefix -> peer, longest prefix first
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another node: its address on the underlay and the podCIDRs that it holds."""
+    """Another node: its address on the underlay and the podCIDRs that it holds.
+
+    plain: its forwarder is a process only, as flannel's, and the link to it is virtual (veth, a bridge).
+    """
 
     address: IPv4Address
     pod_cidrs: tuple[IPv4Network | IPv6Network, ...]
+    plain: bool = False
 
     def __str__(self) -> str:
         return f"{self.address} ({' '.join(map(str, self.pod_cidrs))})"
@@ -35,11 +40,25 @@ class Routes:
         if len(self._senders) != len(self.peers):
             raise ValueError("two peers have one address")
         self._tables = {4: self._table(4), 16: self._table(6)}  # by the length of an address, in bytes
+        self._found: dict[int, Peer | None] = {}  # what was asked for, of IPv4
 
     def find(self, address: bytes) -> Peer | None:
         """Return the peer that holds an inner address of 4 or 16 bytes."""
         number = int.from_bytes(address, "big")
-        for shift, holders in self._tables[len(address)]:
+        return self.find_ipv4(number) if len(address) == 4 else self._search(16, number)
+
+    def find_ipv4(self, number: int) -> Peer | None:
+        """Return the peer that holds an inner IPv4 address, given as a number."""
+        try:
+            return self._found[number]
+        except KeyError:
+            if len(self._found) >= REMEMBERED:
+                self._found.clear()
+            peer = self._found[number] = self._search(4, number)
+            return peer
+
+    def _search(self, length: int, number: int) -> Peer | None:
+        for shift, holders in self._tables[length]:
             peer = holders.get(number >> shift)
             if peer is not None:
                 return peer

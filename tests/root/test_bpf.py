@@ -229,6 +229,7 @@ def test_a_refusal_carries_the_verifiers_words() -> None:
     assert "R2 !read_ok" in refused.value.reason
 
 
+@needs_tcx
 def test_a_link_lives_as_long_as_its_descriptor() -> None:
     """Seen by its effect: a program that drops everything on lo."""
     name = "nlu-bpf"

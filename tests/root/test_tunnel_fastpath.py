@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from netlab.kernel import netns, tun
 from netlab.kernel.capture import Capture
 from netlab.packets import layers
 from netlab.tunnel.maps import Counter
+from netlab.tunnel.ports import Ports
 from tests.root.tunnel_nodes import (
     ADDRESSES,
     MTU,
@@ -129,7 +130,10 @@ def test_super_packets_are_not_cut_at_the_bridge_of_a_known_pod(known: bool) -> 
         put_on_bridge(2)
         paths = attach(1, bridge="cni0"), attach(2, bridge="cni0")
         if known:
-            paths[1].set_pods({IPv4Address(POD_IPS[2]): "pod"})
+            ports = netns.call(NODES[2], Ports, "cni0", ["eth0"])
+            assert ping(PODS[2], "10.244.2.1")  # the bridge learns
+            paths[1].set_ports(ports.entries())
+            ports.close()
         with captures((PODS[2], "eth0")) as (end,):
             transfer(PODS[1], PODS[2], POD_IPS[2], MEGABYTE)
             longest = max(packet[IP].len for packet in frames(end) if packet[IP].dst == POD_IPS[2])
@@ -179,9 +183,9 @@ def test_a_ttl_that_would_become_zero_stays_where_user_space_can_say_so(
     ("packet", "counter", "arrives"),
     [
         (spoofed(), Counter.RECEIVED, True),
-        (spoofed(sender="192.168.77.66"), Counter.DROPPED_UNKNOWN_PEER, False),
-        (spoofed(source="10.244.2.7"), Counter.DROPPED_FOREIGN_SOURCE, False),
-        (spoofed(source="8.8.8.8"), Counter.DROPPED_FOREIGN_SOURCE, False),
+        (spoofed(sender="192.168.77.66"), Counter.UP_NOT_ADMITTED, False),
+        (spoofed(source="10.244.2.7"), Counter.UP_NOT_ADMITTED, False),
+        (spoofed(source="8.8.8.8"), Counter.UP_NOT_ADMITTED, False),
     ],
     ids=["a peer's own", "no peer", "the receiver's own pod", "the world"],
 )
@@ -288,7 +292,7 @@ def test_a_peer_in_user_space(way: tuple[int, int]) -> None:
     """Node 2 has no programs. TCP would fail if super-packets without checksums went to it over the veth."""
     source, target = way
     with two_nodes(), PlainForwarder(1, peer(2)), PlainForwarder(2, peer(1)):
-        path = attach(1, plain=(peer(2).address,))
+        path = attach(1, replace(peer(2), plain=True))
         try:
             assert ping(PODS[source], POD_IPS[target])
             transfer(PODS[source], PODS[target], POD_IPS[target], 2 * MEGABYTE)

@@ -86,7 +86,7 @@ def _forward() -> None:
         setting.write("1")
 
 
-def attach(number: int, *peers: Peer, plain: tuple[IPv4Address, ...] = (), bridge: str | None = None) -> FastPath:
+def attach(number: int, *peers: Peer, bridge: str | None = None) -> FastPath:
     """Attach the programs to a node, by default with the other node as its peer."""
     return FastPath.attach(
         NODES[number],
@@ -95,7 +95,6 @@ def attach(number: int, *peers: Peer, plain: tuple[IPv4Address, ...] = (), bridg
         local=IPv4Address(ADDRESSES[number]),
         port=PORT,
         peers=peers or [peer(3 - number)],
-        plain=plain,
         bridge=bridge,
     )
 

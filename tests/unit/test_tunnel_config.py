@@ -26,6 +26,8 @@ CONFIG = Config(
     mtu=1472,
     local=IPv4Address("172.18.0.2"),
     port=8285,
+    uplink="eth0",
+    bridge="cni0",
     source=IPv4Address("10.244.1.0"),
     forwarder="simple",
     peers=(Peer(IPv4Address("172.18.0.3"), (IPv4Network("10.244.2.0/24"),)),),
@@ -36,6 +38,8 @@ TEXT = """\
   "mtu": 1472,
   "local": "172.18.0.2",
   "port": 8285,
+  "uplink": "eth0",
+  "bridge": "cni0",
   "source": "10.244.1.0",
   "forwarder": "simple",
   "peers": [
@@ -47,13 +51,15 @@ N1 = names.netns("t", "n1")
 
 addresses = st.integers(0, 2**32 - 1).map(IPv4Address)
 networks = st.tuples(addresses, st.integers(0, 32)).map(lambda pair: IPv4Network(pair, strict=False))
-peers = st.builds(Peer, addresses, st.lists(networks, max_size=3).map(tuple))
+peers = st.builds(Peer, addresses, st.lists(networks, max_size=3).map(tuple), st.booleans())
 configs = st.builds(
     Config,
     device=st.text(max_size=15),
     mtu=st.integers(576, 65535),
     local=addresses,
     port=st.integers(1, 65535),
+    uplink=st.text(max_size=15),
+    bridge=st.text(max_size=15),
     source=addresses,
     forwarder=st.sampled_from([kind.value for kind in ForwarderKind]),
     peers=st.lists(peers, max_size=5).map(tuple),

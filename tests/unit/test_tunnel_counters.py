@@ -46,7 +46,7 @@ def test_another_forwarder_goes_on_where_the_last_one_ended(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"x", bytes(SIZE), b"nlcount0" + bytes(SIZE - 8), b"nlcount1", bytes(2 * SIZE)]
+    "content", [b"", b"x", bytes(SIZE), b"nlcount0" + bytes(SIZE - 8), b"nlcount2", bytes(2 * SIZE)]
 )
 def test_a_file_of_something_else_is_nothing_and_is_written_anew(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "c"

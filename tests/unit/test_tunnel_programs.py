@@ -17,8 +17,8 @@ RECEIVING = programs.receive_program(LOCAL, 8285, tun=3)
 DELIVERING = programs.deliver_program(tun=3)
 USED = [
     (SENDING, {"routes", "counters"}),
-    (RECEIVING, {"routes", "peers", "counters"}),
-    (DELIVERING, {"pods", "counters"}),
+    (RECEIVING, {"routes", "counters"}),
+    (DELIVERING, {"ports", "counters"}),
 ]
 
 
@@ -44,14 +44,6 @@ def test_every_counter_is_counted_somewhere() -> None:
     assert reached == set(Counter)
 
 
-def test_only_refusals_and_failures_end_a_packet() -> None:
-    assert {counter.name for counter in Counter if counter.is_drop} == {
-        "DROPPED_UNKNOWN_PEER",
-        "DROPPED_FOREIGN_SOURCE",
-        "DROPPED_FAILED",
-    }
-
-
 def test_the_headers_on_the_stack_stand_as_on_the_wire_and_do_not_overlap_the_rest() -> None:
     places = [programs.OUTER, programs.OUTER_UDP, programs.INNER]
     assert all(place.base is R10 for place in places)
@@ -71,6 +63,6 @@ def test_a_program_uses_the_maps_of_its_docstring_and_its_listing_names_every_wa
     assert all(f"\n{name}:\n" in listing for name in program.labels)
 
 
-def test_a_pod_is_found_by_its_address() -> None:
-    key, value = maps.pod(IPv4Address("10.244.1.7"), 12)
-    assert (key, int.from_bytes(value, sys.byteorder)) == (bytes([10, 244, 1, 7]), 12)
+def test_a_port_is_found_by_the_mac_address_behind_it() -> None:
+    key, value = maps.port(bytes.fromhex("0a580af40107"), 12)
+    assert (key.hex(), int.from_bytes(value, sys.byteorder)) == ("0a580af40107", 12)
