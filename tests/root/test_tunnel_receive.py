@@ -27,6 +27,7 @@ pytestmark = pytest.mark.root
 
 LOCAL, PEER, OTHER = "192.168.77.1", "192.168.77.2", "192.168.77.3"
 PORT = 8285
+MACS = {"src": "02:00:00:00:00:02", "dst": "02:00:00:00:00:01"}
 PASSED, REDIRECTED = TCX_NEXT & 0xFFFF_FFFF, 7  # TCX_REDIRECT
 FROM_PEER, FROM_OTHER, FROM_NOBODY = "10.244.2.5", "10.244.3.5", "10.9.9.9"
 
@@ -70,7 +71,10 @@ def inner(**fields: Any) -> Any:
 def outer(payload: Any, *, checksum: int | None = 0, udp: dict[str, Any] | None = None, **fields: Any) -> Any:
     header = IP(**{"src": PEER, "dst": LOCAL, **fields})
     return (
-        Ether(type=0x800) / header / UDP(**{"sport": PORT, "dport": PORT, "chksum": checksum, **(udp or {})}) / payload
+        Ether(**MACS, type=0x800)
+        / header
+        / UDP(**{"sport": PORT, "dport": PORT, "chksum": checksum, **(udp or {})})
+        / payload
     )
 
 
@@ -117,14 +121,14 @@ def test_what_it_cannot_do_or_admit_is_passed_up_untouched(receiving: Loaded, fr
 NOT_OURS = {
     "another port": outer(inner(), udp={"dport": PORT + 1}),
     "another address": outer(inner(), dst="192.168.77.4"),
-    "TCP": Ether(type=0x800) / IP(src=PEER, dst=LOCAL) / TCP(dport=PORT) / Raw(b"x" * 60),
+    "TCP": Ether(**MACS, type=0x800) / IP(src=PEER, dst=LOCAL) / TCP(dport=PORT) / Raw(b"x" * 60),
     "a later fragment": outer(inner(), frag=185),
     "outer options": outer(inner(), options=[IPOption_NOP()] * 4),
-    "a wrong outer checksum": Ether(type=0x800)
+    "a wrong outer checksum": Ether(**MACS, type=0x800)
     / IP(src=PEER, dst=LOCAL, chksum=0x1234)
     / UDP(sport=PORT, dport=PORT, chksum=0)
     / inner(),
-    "IPv6": Ether(type=0x86DD) / IPv6() / UDP(dport=PORT) / Raw(b"x" * 60),
+    "IPv6": Ether(**MACS, type=0x86DD) / IPv6() / UDP(dport=PORT) / Raw(b"x" * 60),
     "too short": outer(Raw(b"x" * 4)),
 }
 

@@ -106,3 +106,11 @@ def test_heavy_libraries_are_imported_where_they_are_used(file: Path) -> None:
 
 def imports_of(node: ast.Import | ast.ImportFrom) -> list[str]:
     return [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+
+
+@pytest.mark.parametrize("file", list(Path(__file__).parents[1].rglob("*.py")), ids=lambda file: file.stem)
+def test_no_frame_leaves_its_destination_to_scapy(file: Path) -> None:
+    """It would ask for it by ARP on this machine's own network, in promiscuous mode."""
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    made = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Ether" and not call.args]
+    assert all({"dst", None} & {keyword.arg for keyword in call.keywords} for call in made)

@@ -9,6 +9,8 @@ from tests.vagrant import recipe, report, wire
 
 ROOT = Path(__file__).parents[2]
 
+MACS = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}  # or scapy asks for them by ARP
+
 
 def test_the_box_holds_what_setup_would_install() -> None:
     setup = (ROOT / "scripts/setup").read_text()
@@ -54,13 +56,15 @@ def test_only_the_tunnels_own_pings_count() -> None:
 
     tunnel = wire.Tunnel(vni=77, port=4789, outer=("192.0.2.1", "192.0.2.2"), inner=("10.0.0.1", "10.0.0.2"))
     ping = IP(src="10.0.0.1", dst="10.0.0.2") / ICMP()
-    outside = Ether() / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=4789)
-    back = Ether() / IP(src="192.0.2.2", dst="192.0.2.1") / UDP(dport=4789) / VXLAN(vni=77, flags=8) / Ether()
+    outside = Ether(**MACS) / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=4789)
+    back = (
+        Ether(**MACS) / IP(src="192.0.2.2", dst="192.0.2.1") / UDP(dport=4789) / VXLAN(vni=77, flags=8) / Ether(**MACS)
+    )
     reply = back / IP(src="10.0.0.2", dst="10.0.0.1") / ICMP(type="echo-reply")
     frames = [
-        outside / VXLAN(vni=77, flags=8) / Ether() / ping,
-        outside / VXLAN(vni=78, flags=8) / Ether() / ping,
-        Ether() / ping,
+        outside / VXLAN(vni=77, flags=8) / Ether(**MACS) / ping,
+        outside / VXLAN(vni=78, flags=8) / Ether(**MACS) / ping,
+        Ether(**MACS) / ping,
         reply,
     ]
     parsed = [Ether(bytes(frame)) for frame in frames]
