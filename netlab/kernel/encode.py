@@ -106,6 +106,7 @@ def _change_link(old: Object | None, new: Link, here: Indexes) -> Iterator[Messa
         up=getattr(new, "up", None) if changed("up") else None,
         mtu=getattr(new, "mtu", None) if changed("mtu") else None,
         mac=getattr(new, "mac", None) if changed("mac") else None,
+        gso_max_segs=getattr(new, "gso_max_segs", None) if changed("gso_max_segs") else None,
         master=master,
     )
     if isinstance(new, Veth) and changed("hairpin"):

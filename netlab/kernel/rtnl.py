@@ -22,7 +22,20 @@ from netlab.kernel.netlink import (
     attribute_u32,
     attributes,
 )
-from netlab.plan.objects import Addr, Bridge, FdbEntry, Ipip, Link, Loopback, Neighbor, Route, Tun, Veth, Vxlan
+from netlab.plan.objects import (
+    GSO_MAX_SEGS,
+    Addr,
+    Bridge,
+    FdbEntry,
+    Ipip,
+    Link,
+    Loopback,
+    Neighbor,
+    Route,
+    Tun,
+    Veth,
+    Vxlan,
+)
 from netlab.topology.model import Address
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
@@ -36,7 +49,7 @@ FAMILY = {4: AF_INET, 6: AF_INET6}
 IFF_UP = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 10, 12
 IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 27, 28, 29
-IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
+IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, IFLA_GSO_MAX_SEGS = 31, 32, 40
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BRPORT_STATE, IFLA_BRPORT_MODE = 1, 4  # the latter is hairpin
 BR_STATE_FORWARDING = 3
@@ -83,12 +96,14 @@ def create_veth(link: Veth, index: int, master: int, peer: Veth, peer_index: int
     other = (
         _IFINFO.pack(0, 0, peer_index, 0, 0)
         + _common(peer.name, peer.mtu, peer.mac)
+        + _segments(peer)
         + _ONE_QUEUE
         + attribute_u32(IFLA_NET_NS_FD, peer_fd)
     )
     body = (
         _IFINFO.pack(0, 0, index, _flags(link), _flags(link))
         + _common(link.name, link.mtu, link.mac)
+        + _segments(link)
         + _ONE_QUEUE
         + (attribute_u32(IFLA_MASTER, master) if master else b"")
         + _linkinfo("veth", attribute(VETH_INFO_PEER, other))
@@ -130,7 +145,7 @@ def create_ipip(link: Ipip, index: int) -> Message:
 
 def set_tun(link: Tun, index: int) -> Message:
     """Make a device that an ioctl has made what it should be: netlab's, with its MTU and state."""
-    return set_link(index, up=link.up, mtu=link.mtu, group=names.LINK_GROUP)
+    return set_link(index, up=link.up, mtu=link.mtu, gso_max_segs=link.gso_max_segs, group=names.LINK_GROUP)
 
 
 def set_link(
@@ -141,6 +156,7 @@ def set_link(
     mac: str | None = None,
     master: int | None = None,
     group: int | None = None,
+    gso_max_segs: int | None = None,
 ) -> Message:
     """Change an interface; None leaves a property alone, master 0 takes it off its bridge."""
     state, mask = (0, 0) if up is None else (IFF_UP if up else 0, IFF_UP)
@@ -153,6 +169,8 @@ def set_link(
         body += attribute_u32(IFLA_MASTER, master)
     if group is not None:
         body += attribute_u32(IFLA_GROUP, group)
+    if gso_max_segs is not None:
+        body += attribute_u32(IFLA_GSO_MAX_SEGS, gso_max_segs)
     return Message(RTM_SETLINK, 0, body)
 
 
@@ -176,6 +194,10 @@ def _common(name: str, mtu: int | None, mac: str) -> bytes:
     packed = attribute_text(IFLA_IFNAME, name) + attribute_u32(IFLA_GROUP, names.LINK_GROUP)
     packed += b"" if mtu is None else attribute_u32(IFLA_MTU, mtu)
     return packed + attribute(IFLA_ADDRESS, _mac(mac)) if mac else packed
+
+
+def _segments(link: Veth) -> bytes:
+    return b"" if link.gso_max_segs == GSO_MAX_SEGS else attribute_u32(IFLA_GSO_MAX_SEGS, link.gso_max_segs)
 
 
 def _linkinfo(kind: str, options: bytes) -> bytes:
@@ -308,7 +330,8 @@ def link_object(raw: RawLink, names_by_index: Mapping[int, str]) -> Link | None:
             port = attributes(raw.port_options, 0, len(raw.port_options))
             master = names_by_index.get(raw.number(IFLA_MASTER))
             hairpin = port.get(IFLA_BRPORT_MODE, b"\0") != b"\0"
-            return Veth(raw.name, End("", ""), mtu, mac, master, hairpin, raw.up)
+            segments = raw.number(IFLA_GSO_MAX_SEGS)
+            return Veth(raw.name, End("", ""), mtu, mac, master, hairpin, raw.up, segments)
         case "bridge":
             return Bridge(raw.name, mtu, mac, raw.up)
         case "vxlan":
@@ -317,7 +340,7 @@ def link_object(raw: RawLink, names_by_index: Mapping[int, str]) -> Link | None:
             local, remote = (options.get(kind, bytes(4)) for kind in (IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE))
             return Ipip(raw.name, ip_address(local), mtu, ip_address(remote) if any(remote) else None, raw.up)
         case "tun" if options.get(IFLA_TUN_TYPE) == TUN_TYPE_TUN:
-            return Tun(raw.name, mtu, raw.up)
+            return Tun(raw.name, mtu, raw.up, raw.number(IFLA_GSO_MAX_SEGS))
     return None
 
 

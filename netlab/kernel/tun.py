@@ -79,6 +79,7 @@ def _attach(name: str, flags: int, operation: str) -> int:
     fd = _open()
     try:
         fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(name.encode(), IFF_TUN | IFF_NO_PI | flags))
+        fcntl.ioctl(fd, TUNSETOFFLOAD, 0)  # a persistent device keeps what its last reader has asked for
     except OSError as exc:
         os.close(fd)
         raise KernelError(exc.errno, operation, "another process has it" if exc.errno == errno.EBUSY else "") from exc

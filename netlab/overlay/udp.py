@@ -14,6 +14,7 @@ from netlab.overlay.backend import POD_BRIDGE, UPLINK, Share, Site
 from netlab.plan.objects import Addr, Forwarder, Object, Route, Tun
 from netlab.store.store import Lease
 from netlab.topology.model import UdpBackend
+from netlab.tunnel.packet import MAX_PAYLOAD
 from netlab.tunnel.routes import Peer
 
 DEVICE = "flannel0"
@@ -37,7 +38,7 @@ class UdpOverlay:
             return Share(frozenset())
         mtu = self.pod_mtu(site.mtu)
         found: set[Object] = {
-            Tun(DEVICE, mtu),
+            Tun(DEVICE, mtu, gso_max_segs=most_segments(mtu)),
             Addr(DEVICE, ip_interface(f"{cidr.network_address}/32")),
             Forwarder(
                 node=site.me.node,
@@ -54,6 +55,14 @@ class UdpOverlay:
         }
         found |= {Route(cluster, DEVICE) for cluster in site.cluster_cidrs if cluster.version == 4}
         return Share(frozenset(found))
+
+
+def most_segments(pod_mtu: int) -> int:
+    """Return how many segments a pod's super-packet may have so that they are sent by one call, each as a datagram.
+
+    It must hold for the pod's interface too: the kernel itself would split what is too long for the TUN device.
+    """
+    return MAX_PAYLOAD // pod_mtu
 
 
 def _peer(lease: Lease) -> Peer:

@@ -13,7 +13,9 @@ from ipaddress import ip_interface
 from netlab import names
 from netlab.overlay import overlay_of
 from netlab.overlay.backend import POD_BRIDGE, UPLINK, Share, Site
+from netlab.overlay.udp import most_segments
 from netlab.plan.objects import (
+    GSO_MAX_SEGS,
     PAUSE,
     Addr,
     Bridge,
@@ -32,7 +34,7 @@ from netlab.plan.objects import (
 from netlab.plan.rules import rulesets
 from netlab.plan.underlay import ANYWHERE, machine_routes, router_address, router_routes, with_prefix
 from netlab.store.store import Snapshot
-from netlab.topology.model import Address, Container, Network, Node, Pod, Role, Router, Segment, Topology
+from netlab.topology.model import Address, Container, Network, Node, Pod, Role, Router, Segment, Topology, UdpBackend
 
 POD_INTERFACE = "eth0"
 
@@ -98,8 +100,9 @@ def _pod_cable(topology: Topology, snapshot: Snapshot, pod: Pod) -> tuple[Veth, 
     inside, outside = names.netns(lab, pod.name), names.netns(lab, pod.node)
     mtu = pod_mtu(topology, pod.node)
     mac = _address_mac(snapshot.pods[pod.name], lab, pod.name, POD_INTERFACE)
+    segments = most_segments(mtu) if isinstance(topology.backend, UdpBackend) else GSO_MAX_SEGS
     return (
-        Veth(POD_INTERFACE, End(outside, port), mtu, mac),
+        Veth(POD_INTERFACE, End(outside, port), mtu, mac, gso_max_segs=segments),
         Veth(port, End(inside, POD_INTERFACE), mtu, names.mac(lab, pod.node, port), master=POD_BRIDGE, hairpin=True),
     )
 

@@ -42,11 +42,17 @@ class Loopback:
         return ("link", self.name)
 
 
+GSO_MAX_SEGS = 65535  # segments of a super-packet, where nothing else is said (linux/netdevice.h)
+
+
 @dataclass(frozen=True, slots=True)
 class Veth:
-    """One end of a veth pair. Its other end is an object of its own, in the namespace `peer.netns`."""
+    """One end of a veth pair. Its other end is an object of its own, in the namespace `peer.netns`.
 
-    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"mtu", "mac", "master", "hairpin", "up"})
+    `gso_max_segs` bounds TCP's super-packets (ip-link(8)).
+    """
+
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"mtu", "mac", "master", "hairpin", "up", "gso_max_segs"})
     name: str
     peer: End = field(compare=False)
     mtu: int
@@ -54,6 +60,7 @@ class Veth:
     master: str | None = None
     hairpin: bool = False
     up: bool = True
+    gso_max_segs: int = GSO_MAX_SEGS
 
     @property
     def key(self) -> Key:
@@ -116,10 +123,11 @@ class Ipip:
 class Tun:
     """A TUN device: what the kernel routes to it, a process reads. It is persistent: it stays when the process ends."""
 
-    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"mtu", "up"})
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"mtu", "up", "gso_max_segs"})
     name: str
     mtu: int
     up: bool = True
+    gso_max_segs: int = GSO_MAX_SEGS
 
     @property
     def key(self) -> Key:

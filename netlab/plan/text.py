@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from netlab import names
 from netlab.plan.diff import Action, Op
 from netlab.plan.objects import (
+    GSO_MAX_SEGS,
     Addr,
     Bridge,
     FdbEntry,
@@ -65,8 +66,8 @@ def _create(netns: str, new: Object, peer: Veth | None) -> Iterator[str]:
             yield f"{ip} link add {new.name} address {new.mac} type bridge"
             yield f"{ip} link set {new.name} mtu {new.mtu} {GROUP}{_up(new)}"
         case Veth() if peer is not None:
-            other = f"peer name {peer.name} address {peer.mac} mtu {peer.mtu} netns {new.peer.netns}"
-            yield f"{ip} link add {new.name} address {new.mac} mtu {new.mtu} type veth {other}"
+            other = f"peer name {peer.name} address {peer.mac} mtu {peer.mtu}{_segments(peer)} netns {new.peer.netns}"
+            yield f"{ip} link add {new.name} address {new.mac} mtu {new.mtu}{_segments(new)} type veth {other}"
             yield f"{ip} link set {new.name} {GROUP}{f' master {new.master}' if new.master else ''}{_up(new)}"
             yield f"ip -n {new.peer.netns} link set {peer.name} {GROUP}"
         case Vxlan():
@@ -79,7 +80,7 @@ def _create(netns: str, new: Object, peer: Veth | None) -> Iterator[str]:
             yield f"{ip} link set {new.name} {GROUP}{_up(new)}"
         case Tun():
             yield f"ip -n {netns} tuntap add dev {new.name} mode tun"
-            yield f"{ip} link set {new.name} mtu {new.mtu} {GROUP}{_up(new)}"
+            yield f"{ip} link set {new.name} mtu {new.mtu}{_segments(new)} {GROUP}{_up(new)}"
         case Forwarder():
             config = render(config_of(new))
             yield f"ip netns exec {netns} python3 -m netlab.tunnel - <<'CONFIG' &  # netlab keeps it\n{config}CONFIG"
@@ -114,7 +115,7 @@ def _change(netns: str, old: Object | None, new: Object) -> Iterator[str]:
 
 def _change_link(netns: str, old: Object, new: Object) -> Iterator[str]:
     words = []
-    for name, word in (("mac", "address"), ("mtu", "mtu")):
+    for name, word in (("mac", "address"), ("mtu", "mtu"), ("gso_max_segs", "gso_max_segs")):
         value = getattr(new, name, None)
         if value is not None and value != getattr(old, name, None):
             words.append(f"{word} {value}")
@@ -174,6 +175,10 @@ def _rules(netns: str, old: Ruleset | None, new: Ruleset | None) -> str:
     program = "nft -f -" if tool == "nft" else f"{tool}-restore --noflush"
     text = nft_input(old, new) if tool == "nft" else restore_input([(old, new)])
     return f"ip netns exec {netns} {program} <<'RULES'\n{text}RULES"
+
+
+def _segments(link: Veth | Tun) -> str:
+    return "" if link.gso_max_segs == GSO_MAX_SEGS else f" gso_max_segs {link.gso_max_segs}"
 
 
 def _route(route: Route) -> str:

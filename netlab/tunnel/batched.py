@@ -20,12 +20,12 @@ from types import MappingProxyType
 from netlab.tunnel.endpoint import Endpoint, drop_reason
 from netlab.tunnel.join import Joiner
 from netlab.tunnel.offloads import SOL_UDP, UDP_GRO, UDP_SEGMENT, Offloads
-from netlab.tunnel.packet import TCP, UDP, Drop
+from netlab.tunnel.packet import MAX_PAYLOAD, TCP, UDP, Drop
 from netlab.tunnel.routes import Peer
 from netlab.tunnel.rows import UDP_MAX_SEGMENTS
 from netlab.tunnel.simple import LARGEST, admit, find_way
 from netlab.tunnel.slots import SLOT, Run, Slots
-from netlab.tunnel.split import MAX_PAYLOAD, Splitter
+from netlab.tunnel.split import Splitter
 from netlab.tunnel.vnet import GSO_NONE, LENGTH, NEEDS_CSUM, PLAIN, VnetHeader, finish_checksum
 
 BURST = 8  # reads of one way before the other has its turn
@@ -65,16 +65,15 @@ class Sender:
         self._readers = [(room, [room, self._whole[SLOT:]]) for room in self._slots.rooms]
 
     def step(self) -> None:
-        """Send one super-packet, or all that waits of others. Raises BlockingIOError where nothing waits."""
+        """Send one super-packet, or as many others as there are slots. Raises BlockingIOError when all is sent."""
         device = self._end.tun
         sizes: list[int] = []
         for room, reader in self._readers:
             try:
                 size = os.readv(device, reader)
             except BlockingIOError:
-                if not sizes:
-                    raise
-                break
+                self._send_small(sizes)
+                raise
             if size > SLOT or room[1] != GSO_NONE:
                 self._send_small(sizes)
                 return self._send_large(room, size)

@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 Buffer = bytes | bytearray | memoryview
 MutableBuffer = bytearray | memoryview
 
+MAX_PAYLOAD = 65507  # bytes of a UDP datagram over IPv4, and of all datagrams of one send together
 IPV4_HEADER, IPV6_HEADER = 20, 40
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 FRAGMENT, AUTHENTICATION = 44, 51

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from netlab.tunnel.packet import TCP, UDP
+from netlab.tunnel.packet import MAX_PAYLOAD, TCP, UDP
 from netlab.tunnel.rows import (
     CHECKSUM_OFFSET,
     FIRST_ONLY,
@@ -30,7 +30,6 @@ from netlab.tunnel.rows import (
 )
 from netlab.tunnel.vnet import GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader
 
-MAX_PAYLOAD = 65507  # of a UDP datagram over IPv4, and of all datagrams of one send together
 SHAPES_KEPT = 64  # a bound for memory; a node has a handful
 
 

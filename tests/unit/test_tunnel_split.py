@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 
-from netlab.tunnel.split import MAX_PAYLOAD, Splitter
+from netlab.tunnel.packet import MAX_PAYLOAD
+from netlab.tunnel.split import Splitter
 from netlab.tunnel.vnet import VnetHeader
 from tests.unit import tunnel_reference as reference
 from tests.unit.tunnel_reference import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Packet

@@ -14,8 +14,8 @@ from hypothesis import given, target
 from hypothesis import strategies as st
 
 from netlab.tunnel.join import Joiner
-from netlab.tunnel.packet import MutableBuffer, check, take_hop
-from netlab.tunnel.split import MAX_PAYLOAD, Splitter
+from netlab.tunnel.packet import MAX_PAYLOAD, MutableBuffer, check, take_hop
+from netlab.tunnel.split import Splitter
 from netlab.tunnel.vnet import PLAIN, VnetHeader
 from tests.unit import tunnel_reference as reference
 from tests.unit.tunnel_reference import ACK, Packet
