@@ -104,7 +104,7 @@ class Joiner:
             header = network + (buffer[transport + TCP_DATA_OFFSET] >> 4) * 4
             if header < network + TCP_HEADER or buffer[transport + TCP_FLAGS] & ~JOINABLE_FLAGS:
                 return None
-        return Shape(version, protocol, network, header, size - header) if header < size else None
+        return Shape.of(version, protocol, network, header, size - header) if header < size else None
 
     def _run_end(self, shape: Shape, row: int, rows: int, length: int) -> int:
         """Return the row behind the longest run from `row` on whose headers are those of one super-packet."""

@@ -27,28 +27,22 @@ MULTIPLE = 65535 * 65000  # of 65535, and above every sum of a row's words: unsi
 
 
 class Shape(NamedTuple):
-    """What the segments of a flow have in common. Lengths in bytes."""
+    """What the segments of a flow have in common. Lengths and offsets in bytes."""
 
     version: int
     protocol: int  # TCP or UDP
-    network: int  # the IP header, with options or extension headers: where TCP or UDP begins
-    header: int  # all headers
+    network: int  # length of the IP header, with options or extension headers: where TCP or UDP begins
+    header: int  # length of all headers
     payload: int  # of every segment but the last, which may have less
+    size: int  # length of a full segment
+    checksum: int  # offset of the checksum of TCP or UDP
+    flags: int  # offset of TCP's flags
 
-    @property
-    def size(self) -> int:
-        """The length of a full segment."""
-        return self.header + self.payload
-
-    @property
-    def checksum(self) -> int:
-        """The offset of the checksum of TCP or UDP."""
-        return self.network + CHECKSUM_OFFSET[self.protocol]
-
-    @property
-    def flags(self) -> int:
-        """The offset of TCP's flags."""
-        return self.network + TCP_FLAGS
+    @classmethod
+    def of(cls, version: int, protocol: int, network: int, header: int, payload: int) -> Shape:
+        """Return a shape with all that follows from these."""
+        checksum, flags = network + CHECKSUM_OFFSET[protocol], network + TCP_FLAGS
+        return cls(version, protocol, network, header, payload, header + payload, checksum, flags)
 
 
 class Headers:

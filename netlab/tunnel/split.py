@@ -122,7 +122,7 @@ def super_shape(header: VnetHeader, packet: memoryview) -> Shape | None:
         transport = (packet[network + TCP_DATA_OFFSET] >> 4) * 4
         if transport < TCP_HEADER:
             return None
-    shape = Shape(version, protocol, network, network + transport, header.gso_size)
+    shape = Shape.of(version, protocol, network, network + transport, header.gso_size)
     return shape if shape.header < length and shape.size <= MAX_PAYLOAD else None
 
 
