@@ -110,7 +110,7 @@ def prepare(config: Config, counters: Counters, reload: Forward) -> tuple[Endpoi
             lacks.insert(0, f"no eBPF: {os.strerror(exc.errno)}")
         else:
             end.followers.append(programs.follow)
-            return end, functools.partial(batched.run, offloads=found, more={programs.fileno(): programs.look}), "ebpf"
+            return end, functools.partial(batched.run, offloads=found, more=programs.ways), "ebpf"
     words = f"batched ({', '.join(lacks)})" if lacks else "batched"
     return end, functools.partial(batched.run, offloads=found), words
 

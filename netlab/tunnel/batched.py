@@ -8,13 +8,13 @@ device, but what waits there leaves by one send (slots.py). Whatever does not fi
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import select
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from io import FileIO
 from types import MappingProxyType
 
 from netlab.tunnel.endpoint import Endpoint, drop_reason
@@ -23,12 +23,11 @@ from netlab.tunnel.offloads import SOL_UDP, UDP_GRO, UDP_SEGMENT, Offloads
 from netlab.tunnel.packet import MAX_PAYLOAD, TCP, UDP, Drop
 from netlab.tunnel.routes import Peer
 from netlab.tunnel.rows import UDP_MAX_SEGMENTS
-from netlab.tunnel.simple import LARGEST, admit, find_way
-from netlab.tunnel.slots import SLOT, Run, Slots
+from netlab.tunnel.simple import admit, find_way
+from netlab.tunnel.slots import Run, Slots
 from netlab.tunnel.split import Splitter
 from netlab.tunnel.vnet import GSO_NONE, LENGTH, NEEDS_CSUM, PLAIN, VnetHeader, finish_checksum
 
-BURST = 8  # reads of one way before the other has its turn
 FEW = 3  # packets that are sooner sent one by one than prepared together
 ANCILLARY = socket.CMSG_SPACE(4)
 _SEGMENT_SIZE, _GRO_SIZE = struct.Struct("=H"), struct.Struct("=i")
@@ -40,17 +39,14 @@ def run(end: Endpoint, offloads: Offloads, more: Mapping[int, Callable[[], None]
     `more` are descriptors to look at, and what to do when they can be read.
     """
     sender, receiver = Sender(end, offloads), Receiver(end, offloads)
-    ways = {end.tun: sender.step, end.socket.fileno(): receiver.step, end.asked: end.reload, **more}
+    ways = {end.tun: sender.wake, end.socket.fileno(): receiver.wake, end.asked: end.reload, **more}
     poll = select.poll()
     for fd in ways:
         poll.register(fd, select.POLLIN)
     gc.freeze()  # what is there stays: never look at it again
     while True:
         for fd, _ in poll.poll():
-            step = ways[fd]
-            with contextlib.suppress(BlockingIOError):  # nothing more to read
-                for _ in range(BURST):
-                    step()
+            ways[fd]()
 
 
 class Sender:
@@ -58,36 +54,26 @@ class Sender:
 
     def __init__(self, end: Endpoint, offloads: Offloads) -> None:
         self._end = end
+        self._device = FileIO(end.tun, closefd=False)  # where nothing waits it says None: quicker than to raise
         self._per_send = UDP_MAX_SEGMENTS if offloads.segment else 1
         self._splitter = Splitter()
         self._slots = Slots()
-        self._whole = memoryview(bytearray(SLOT + LENGTH + LARGEST))  # for what is longer than a slot
-        self._readers = [(room, [room, self._whole[SLOT:]]) for room in self._slots.rooms]
 
-    def step(self) -> None:
-        """Send one super-packet, or as many others as there are slots. Raises BlockingIOError when all is sent."""
-        device = self._end.tun
+    def wake(self) -> None:
+        """Send one super-packet, or all that waits of others, as far as there are slots."""
+        read = self._device.readinto
         sizes: list[int] = []
-        for room, reader in self._readers:
-            try:
-                size = os.readv(device, reader)
-            except BlockingIOError:
+        for room in self._slots.rooms:
+            size = read(room)
+            if size is None:
+                break
+            if room[1] != GSO_NONE:
                 self._send_small(sizes)
-                raise
-            if size > SLOT or room[1] != GSO_NONE:
-                self._send_small(sizes)
-                return self._send_large(room, size)
+                return self._send_super(VnetHeader.unpack(room), room[LENGTH:size])
             sizes.append(size - LENGTH)
         self._send_small(sizes)
 
-    def _send_large(self, room: memoryview, size: int) -> None:
-        """Send a super-packet, or one packet that is too long for a slot."""
-        if size > SLOT:
-            self._whole[:SLOT] = room
-            room = self._whole
-        header, packet = VnetHeader.unpack(room), room[LENGTH:size]
-        if header.gso_type == GSO_NONE:
-            return self._send_one(header, packet)
+    def _send_super(self, header: VnetHeader, packet: memoryview) -> None:
         peer = find_way(self._end, packet)
         if peer is None:
             return
@@ -105,8 +91,7 @@ class Sender:
         for found in runs:
             if found.peer is None or found.end - found.first <= FEW or not self._send_run(found, found.peer):
                 for number in range(found.first, found.end):
-                    room = self._slots.rooms[number]
-                    self._send_one(VnetHeader.unpack(room), room[LENGTH : LENGTH + sizes[number]])
+                    self._send_one(self._slots.rooms[number][: LENGTH + sizes[number]])
 
     def _send_run(self, found: Run, peer: Peer) -> bool:
         packets = self._slots.prepare(found)
@@ -117,8 +102,9 @@ class Sender:
             self._send_train(packets[start : start + step], found.size, peer)
         return True
 
-    def _send_one(self, header: VnetHeader, packet: memoryview) -> None:
-        if header.flags & NEEDS_CSUM and not finish_checksum(header, packet):
+    def _send_one(self, frame: memoryview) -> None:
+        packet = frame[LENGTH:]
+        if frame[0] & NEEDS_CSUM and not finish_checksum(VnetHeader.unpack(frame), packet):
             return self._end.drop(Drop.MALFORMED)
         peer = find_way(self._end, packet)
         if peer:
@@ -159,10 +145,13 @@ class Receiver:
         self._joiner = Joiner((TCP, UDP) if offloads.uso else (TCP,))
         self._rooms = [self._joiner.room]
 
-    def step(self) -> None:
-        """Take in what one receive returns. Raises BlockingIOError where nothing waits."""
+    def wake(self) -> None:
+        """Take in what one receive returns."""
         end = self._end
-        length, ancillary, _, (sender, _port) = end.socket.recvmsg_into(self._rooms, ANCILLARY)
+        try:
+            length, ancillary, _, (sender, _port) = end.socket.recvmsg_into(self._rooms, ANCILLARY)
+        except BlockingIOError:
+            return  # its checksum was wrong
         size = length
         for level, kind, value in ancillary:
             if (level, kind) == (SOL_UDP, UDP_GRO):

@@ -21,10 +21,12 @@ from netlab.bpf.loader import Map, MapType, ProgramType, TcxHook
 from netlab.errors import KernelError
 from netlab.kernel import netns as namespaces
 from netlab.tunnel import maps, programs
+from netlab.tunnel.blocks import OVERHEAD
 from netlab.tunnel.maps import Counter
 from netlab.tunnel.routes import Peer
 
 LICENCE = "Apache-2.0"  # none of the helpers is for the GPL only
+MTU_MAX = 65535
 ENTRIES = 1 << 16  # entries that the maps may have; they take memory as they are filled
 REFUSALS = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # not root, or no tcx (Linux 6.6)
 
@@ -91,14 +93,15 @@ class FastPath:
         finally:
             os.close(fd)  # the link holds the program
 
-    def set_peers(self, peers: Iterable[Peer]) -> None:
+    def set_peers(self, peers: Iterable[Peer], path_mtu: Callable[[IPv4Address], int] = lambda _: MTU_MAX) -> None:
         """Make the map say exactly this, while packets go on: what stays is not touched. IPv6 is user space's.
 
         Packets for plain peers are passed up: a virtual link never cuts super-packets nor completes checksums, which
-        only a program at its other end can live with. Raises KernelError, with ENOSPC beyond 65,536 routes.
+        only a program at its other end can live with. So is what is too long for `path_mtu`, the MTU of the path to a
+        peer in bytes. Raises KernelError, with ENOSPC beyond 65,536 routes.
         """
         routes = dict(
-            maps.route(cidr, peer.address, plain=peer.plain)
+            maps.route(cidr, peer.address, longest=0 if peer.plain else path_mtu(peer.address) - OVERHEAD)
             for peer in peers
             for cidr in peer.pod_cidrs
             if isinstance(cidr, IPv4Network)

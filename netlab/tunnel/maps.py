@@ -33,8 +33,9 @@ class Counter(IntEnum):
     UP_FRAGMENT = 11  # the outer packet's first
     UP_CHECKSUM = 12
     UP_LENGTH = 13  # the datagram is not exactly one inner packet: malformed, or a train
-    UP_NOT_ADMITTED = 14  # the inner source is in no podCIDR of the outer one
-    DELIVERED = 15  # a super-packet, of those received, that did not have to be cut at the bridge
+    UP_PATH_MTU = 14  # longer than the path to the peer takes
+    UP_NOT_ADMITTED = 15  # the inner source is in no podCIDR of the outer one
+    DELIVERED = 16  # a super-packet, of those received, that did not have to be cut at the bridge
 
 
 COUNTER_KEY = struct.Struct("=I")
@@ -43,14 +44,20 @@ COUNT = struct.Struct("=QQQ")  # packets on the wire, bytes from the inner IP he
 
 # --- keys and values -------------------------------------------------------------------------------------------------
 
-ROUTE_KEY, ROUTE_VALUE = struct.Struct("=I4s"), struct.Struct("=4sI")  # prefix length, prefix; peer, whether plain
+ROUTE_KEY, ROUTE_VALUE = (
+    struct.Struct("=I4s"),
+    struct.Struct("=4sI"),
+)  # prefix length, prefix; peer, longest packet for it
 PORT_KEY, PORT_VALUE = struct.Struct("=6s"), struct.Struct("=I")
 
 
-def route(pod_cidr: IPv4Network, peer: IPv4Address, *, plain: bool) -> tuple[bytes, bytes]:
-    """Return an entry of `routes`: the longest prefix of an inner address says whose it is."""
+def route(pod_cidr: IPv4Network, peer: IPv4Address, *, longest: int) -> tuple[bytes, bytes]:
+    """Return an entry of `routes`: the longest prefix of an inner address says whose it is.
+
+    `longest`: bytes of an inner packet that may go there without user space; 0: none may.
+    """
     key = ROUTE_KEY.pack(pod_cidr.prefixlen, pod_cidr.network_address.packed)
-    return key, ROUTE_VALUE.pack(peer.packed, plain)
+    return key, ROUTE_VALUE.pack(peer.packed, longest)
 
 
 def port(mac: bytes, ifindex: int) -> tuple[bytes, bytes]:

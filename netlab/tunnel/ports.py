@@ -38,7 +38,7 @@ class Ports:
         return self._events.fileno()
 
     def take_news(self) -> bool:
-        """Say whether the entries have changed. Raises KernelError when an interface has gone."""
+        """Say whether the entries may have changed, or a link. Raises KernelError when an interface has gone."""
         changed = False
         while True:
             try:
@@ -57,7 +57,7 @@ class Ports:
         family, index = struct.unpack_from("=B3xi", body)  # ndmsg and ifinfomsg begin alike
         if kind == rtnl.RTM_DELLINK and family == AF_UNSPEC and index in self._interfaces:
             raise KernelError(errno.ENODEV, f"the interface {self._interfaces[index]} is gone", "`netlab up` makes it")
-        return kind in (rtnl.RTM_NEWNEIGH, rtnl.RTM_DELNEIGH) and family == rtnl.AF_BRIDGE
+        return family == rtnl.AF_BRIDGE or (kind == rtnl.RTM_NEWLINK and index in self._interfaces)
 
     def entries(self) -> dict[bytes, int]:
         """Return behind which port (by interface index) each learned MAC address is. Raises OSError."""
@@ -79,6 +79,7 @@ def _let_in_what_matters(events: socket.socket) -> None:
     load_half, load_byte, equal, answer = 0x28, 0x30, 0x15, 0x06
     program = (
         (load_half, 0, 0, 4),  # nlmsg_type
+        (equal, 5, 0, socket.htons(rtnl.RTM_NEWLINK)),
         (equal, 4, 0, socket.htons(rtnl.RTM_DELLINK)),
         (equal, 1, 0, socket.htons(rtnl.RTM_NEWNEIGH)),
         (equal, 0, 3, socket.htons(rtnl.RTM_DELNEIGH)),

@@ -20,8 +20,9 @@ from scapy.packet import Raw
 from netlab.bpf import loader
 from netlab.bpf.loader import Answer, Map, MapType, ProgramType
 from netlab.tunnel import maps
+from netlab.tunnel.blocks import TCX_NEXT
 from netlab.tunnel.maps import Counter
-from netlab.tunnel.programs import TCX_NEXT, receive_program
+from netlab.tunnel.programs import receive_program
 
 pytestmark = pytest.mark.root
 
@@ -55,7 +56,7 @@ def receiving() -> Iterator[Loaded]:
         Map("counters", MapType.PERCPU_ARRAY, key_size=4, value_size=24, entries=len(Counter)) as counters,
     ):
         for address, cidr in ((PEER, "10.244.2.0/24"), (OTHER, "10.244.3.0/24")):
-            key, value = maps.route(IPv4Network(cidr), IPv4Address(address), plain=False)
+            key, value = maps.route(IPv4Network(cidr), IPv4Address(address), longest=1472)
             routes[key] = value
         used = {"routes": routes, "counters": counters}
         source = receive_program(IPv4Address(LOCAL), PORT, tun=1)

@@ -13,6 +13,7 @@ import netlab
 ROOT = Path(netlab.__file__).parent
 PURE = (
     "bpf/assembler.py",
+    "tunnel/blocks.py",
     "tunnel/maps.py",
     "tunnel/programs.py",
     "store/allocate.py",

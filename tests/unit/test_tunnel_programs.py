@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from netlab.bpf.assembler import R10, Program
-from netlab.tunnel import maps, programs
+from netlab.tunnel import blocks, maps, programs
 from netlab.tunnel.maps import Counter
 
 LOCAL = IPv4Address("192.168.77.1")
@@ -23,14 +23,14 @@ USED = [
 
 
 def test_a_route_is_a_prefix_and_its_peer() -> None:
-    key, value = maps.route(IPv4Network("10.244.2.0/24"), IPv4Address("192.168.77.2"), plain=False)
+    key, value = maps.route(IPv4Network("10.244.2.0/24"), IPv4Address("192.168.77.2"), longest=1472)
     assert key == (24).to_bytes(4, sys.byteorder) + bytes([10, 244, 2, 0])
-    assert value == bytes([192, 168, 77, 2]) + bytes(4)
+    assert value == bytes([192, 168, 77, 2]) + (1472).to_bytes(4, sys.byteorder)
 
 
-def test_a_plain_peers_route_says_so() -> None:
-    _, value = maps.route(IPv4Network("10.244.2.0/24"), IPv4Address("192.168.77.2"), plain=True)
-    assert int.from_bytes(value[4:], sys.byteorder) == 1
+def test_nothing_is_short_enough_for_a_plain_peer() -> None:
+    _, value = maps.route(IPv4Network("10.244.2.0/24"), IPv4Address("192.168.77.2"), longest=0)
+    assert int.from_bytes(value[4:], sys.byteorder) == 0
 
 
 def test_counters_are_numbered_without_gaps() -> None:
@@ -45,13 +45,13 @@ def test_every_counter_is_counted_somewhere() -> None:
 
 
 def test_the_headers_on_the_stack_stand_as_on_the_wire_and_do_not_overlap_the_rest() -> None:
-    places = [programs.OUTER, programs.OUTER_UDP, programs.INNER]
+    places = [blocks.OUTER, blocks.OUTER_UDP, blocks.INNER]
     assert all(place.base is R10 for place in places)
     starts = [place.offset for place in places]
     assert starts == [starts[0], starts[0] + 20, starts[0] + 28]
     assert starts[2] + 20 <= 0
-    assert programs.KEY.offset + maps.ROUTE_KEY.size <= starts[0]
-    assert programs.COUNTER.offset + maps.COUNTER_KEY.size <= programs.KEY.offset
+    assert blocks.KEY.offset + maps.ROUTE_KEY.size <= starts[0]
+    assert blocks.COUNTER.offset + maps.COUNTER_KEY.size <= blocks.KEY.offset
 
 
 @pytest.mark.parametrize(("program", "used"), USED, ids=["send", "receive", "deliver"])
