@@ -11,6 +11,10 @@ from netlab.kernel import netns
 from netlab.plan.objects import Netns, Objects, Sysctl
 
 ROOT = "/proc/sys/"
+WITHOUT = {  # what holds where there is no such setting
+    "/disable_ipv6": "1",  # booted with ipv6.disable=1
+    "/bridge-nf-call-": "0",  # no br_netfilter
+}
 
 
 def require_ipv6(needed_by: str) -> None:
@@ -54,5 +58,4 @@ def _find_value(path: str) -> str | None:
         with open(ROOT + path) as file:
             return file.read().strip()
     except FileNotFoundError:
-        # a kernel that was booted with ipv6.disable=1 has no such setting, and needs none
-        return "1" if path.endswith("/disable_ipv6") else None
+        return next((value for part, value in WITHOUT.items() if part in path), None)

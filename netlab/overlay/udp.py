@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_interface
 
 from netlab.overlay.backend import POD_BRIDGE, UPLINK, Share, Site
-from netlab.plan.objects import Addr, Forwarder, Object, Route, Tun
+from netlab.plan.objects import GSO_MAX_SEGS, Addr, Forwarder, Object, Route, Tun
 from netlab.store.store import Lease
-from netlab.topology.model import UdpBackend
+from netlab.topology.model import ForwarderKind, UdpBackend
 from netlab.tunnel.packet import MAX_PAYLOAD
 from netlab.tunnel.routes import Peer
 
@@ -38,7 +38,7 @@ class UdpOverlay:
             return Share(frozenset())
         mtu = self.pod_mtu(site.mtu)
         found: set[Object] = {
-            Tun(DEVICE, mtu, gso_max_segs=most_segments(mtu)),
+            Tun(DEVICE, mtu, gso_max_segs=most_segments(self.options, mtu)),
             Addr(DEVICE, ip_interface(f"{cidr.network_address}/32")),
             Forwarder(
                 node=site.me.node,
@@ -57,12 +57,13 @@ class UdpOverlay:
         return Share(frozenset(found))
 
 
-def most_segments(pod_mtu: int) -> int:
-    """Return how many segments a pod's super-packet may have so that they are sent by one call, each as a datagram.
+def most_segments(options: UdpBackend, pod_mtu: int) -> int:
+    """Return how many segments a super-packet may have, on the TUN device and on pods' interfaces.
 
-    It must hold for the pod's interface too: the kernel itself would split what is too long for the TUN device.
+    The batched forwarder sends each by one call, if they are not too many for that. The programs in the kernel have no
+    such limit, and iperf3's blocks would go badly with it: four streams lose a third.
     """
-    return MAX_PAYLOAD // pod_mtu
+    return MAX_PAYLOAD // pod_mtu if options.forwarder is ForwarderKind.BATCHED else GSO_MAX_SEGS
 
 
 def _peer(lease: Lease) -> Peer:

@@ -100,7 +100,8 @@ def _pod_cable(topology: Topology, snapshot: Snapshot, pod: Pod) -> tuple[Veth, 
     inside, outside = names.netns(lab, pod.name), names.netns(lab, pod.node)
     mtu = pod_mtu(topology, pod.node)
     mac = _address_mac(snapshot.pods[pod.name], lab, pod.name, POD_INTERFACE)
-    segments = most_segments(mtu) if isinstance(topology.backend, UdpBackend) else GSO_MAX_SEGS
+    backend = topology.backend
+    segments = most_segments(backend, mtu) if isinstance(backend, UdpBackend) else GSO_MAX_SEGS
     return (
         Veth(POD_INTERFACE, End(outside, port), mtu, mac, gso_max_segs=segments),
         Veth(port, End(inside, POD_INTERFACE), mtu, names.mac(lab, pod.node, port), master=POD_BRIDGE, hairpin=True),
@@ -176,6 +177,8 @@ def _fabric(topology: Topology) -> Iterator[Object]:
     lab = topology.name
     yield Loopback()
     yield Sysctl("net/ipv6/conf/all/disable_ipv6", "1")  # switches have no addresses
+    for tool in ("iptables", "ip6tables", "arptables"):
+        yield Sysctl(f"net/bridge/bridge-nf-call-{tool}", "0")  # and no packet filter
     for segment in topology.segments:
         bridge = names.segment_bridge(segment.name)
         yield Bridge(bridge, segment.mtu, names.mac(lab, "", bridge))

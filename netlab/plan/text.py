@@ -96,7 +96,8 @@ def _create(netns: str, new: Object, peer: Veth | None) -> Iterator[str]:
 def _change(netns: str, old: Object | None, new: Object) -> Iterator[str]:
     match new:
         case Sysctl():
-            yield f"ip netns exec {netns} sysctl -q -w {new.path}={shlex.quote(new.value)}"
+            quiet = "-q -e" if new.path.startswith("net/bridge/") else "-q"  # -e: br_netfilter may be missing
+            yield f"ip netns exec {netns} sysctl {quiet} -w {new.path}={shlex.quote(new.value)}"
         case Route():
             yield f"ip -n {netns} route replace {_route(new)} proto {names.ROUTE_PROTOCOL}"
         case Neighbor():

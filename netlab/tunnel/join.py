@@ -166,14 +166,14 @@ class Joiner:
         if missing:
             sums[-1] += swapped(0xFFFF - missing)
         sums += swapped(self._pseudo_sum(shape, at, size - shape.network))
-        right = sums % 0xFFFF == 0
-        right &= received.checksums[row:end] != FOREIGN_CHECKSUM[shape.protocol]
-        if right.all():
+        wrong = sums % 0xFFFF != 0
+        wrong |= received.checksums[row:end] == FOREIGN_CHECKSUM[shape.protocol]
+        if not np.count_nonzero(wrong):
             return [self._joined(shape, row, end, length)]
         frames: list[Frame] = []
-        for is_right, group in groupby(range(row, end), key=lambda number: bool(right[number - row])):
+        for is_wrong, group in groupby(range(row, end), key=lambda number: bool(wrong[number - row])):
             numbers = list(group)
-            if is_right and len(numbers) > 1:
+            if not is_wrong and len(numbers) > 1:
                 frames.append(self._joined(shape, numbers[0], numbers[-1] + 1, length))
             else:
                 frames += [(PLAIN, self.room[number * size : min(number * size + size, length)]) for number in numbers]

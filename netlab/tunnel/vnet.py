@@ -16,6 +16,7 @@ GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4 = 0, 1, 4, 5
 GSO_ECN = 0x80  # the first segment has CWR set
 
 _STRUCT = struct.Struct("<BBHHHH")
+_CHECKSUM = struct.Struct("<6xHH")
 LENGTH = _STRUCT.size
 
 
@@ -42,14 +43,16 @@ class VnetHeader(NamedTuple):
 PLAIN = VnetHeader().pack()  # nothing left to do: a packet as it is on the wire
 
 
-def finish_checksum(header: VnetHeader, packet: MutableBuffer) -> bool:
-    """Complete, in place, the partial checksum of a packet with NEEDS_CSUM. False where the header points outside.
+def finish_checksum(header: Buffer, packet: MutableBuffer) -> bool:
+    """Complete, in place, the partial checksum of a packet whose packed header has NEEDS_CSUM.
 
-    A checksum that comes out as 0 is written as 0xFFFF: 0 means none in UDP (skb_checksum_help does the same).
+    False where the header points outside. A checksum that comes out as 0 is written as 0xFFFF: 0 means none in UDP
+    (skb_checksum_help does the same).
     """
-    field = header.csum_start + header.csum_offset
+    start, offset = _CHECKSUM.unpack_from(header)
+    field = start + offset
     if field + 2 > len(packet):
         return False
-    checksum = internet_checksum(packet[header.csum_start :]) or 0xFFFF
+    checksum = internet_checksum(packet[start:]) or 0xFFFF
     packet[field], packet[field + 1] = checksum >> 8, checksum & 0xFF
     return True

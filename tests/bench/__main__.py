@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 
-from tests.bench import cli, path, scale, up, vm
+from tests.bench import cli, datapath, path, scale, up, vm
 from tests.bench.contenders import CONTENDERS
 from tests.bench.measure import BenchError
+from tests.bench.overlays import BACKENDS
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def _sizes(text: str) -> list[int]:
@@ -18,10 +22,29 @@ def _tools(text: str) -> list[str]:
     return text.split(",")
 
 
+def _some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return what takes words with commas between them apart, and refuses others."""
+
+    def parse(text: str) -> list[str]:
+        unknown = set(text.split(",")) - set(known)
+        if unknown:
+            raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}; there are {', '.join(known)}")
+        return [word for word in known if word in text.split(",")]
+
+    return parse
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Ratios measured side by side in one run.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in (("up", up), ("scale", scale), ("cli", cli), ("path", path), ("vm", vm)):
+    for name, module in (
+        ("up", up),
+        ("scale", scale),
+        ("cli", cli),
+        ("path", path),
+        ("datapath", datapath),
+        ("vm", vm),
+    ):
         command = commands.add_parser(name, help=str(module.__doc__).partition(": ")[2].partition("\n")[0])
         command.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
         command.add_argument("--seed", type=int, default=1, help="of the order within the rounds (default 1)")
@@ -31,7 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     ups.add_argument("--all", dest="everything", action="store_true", help="slow tools at all sizes, too")
     ups.add_argument("--json", dest="json_file", metavar="FILE", help="keep every sample in a file")
     commands.choices["path"].add_argument("--seconds", type=int, default=3, help="of one iperf3 run (default 3)")
+    _add_datapath(commands.choices["datapath"])
     return parser
+
+
+def _add_datapath(command: argparse.ArgumentParser) -> None:
+    tests = [*datapath.TESTS, datapath.PROCESSES]
+    for name, known in (("variants", list(BACKENDS)), ("tests", tests), ("topologies", list(datapath.TOPOLOGIES))):
+        command.add_argument(f"--{name}", type=_some_of(known), default=known, help=f"of {','.join(known)}")
+    command.add_argument("--seconds", type=int, default=2, help="of one run of a test (default 2)")
+    command.add_argument("--json", dest="json_file", metavar="FILE", help="keep every sample in a file")
 
 
 def main() -> None:
@@ -51,10 +83,14 @@ def main() -> None:
                 cli.main(**options)
             case "path":
                 path.main(**options)
+            case "datapath":
+                datapath.main(datapath.Options(**options))
             case "vm":
                 vm.main(**options)
     except BenchError as exc:
         sys.exit(f"bench: {exc}")
+    except KeyboardInterrupt:  # what is in a sandbox ends with it
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ def test_partial_checksums_are_finished(payload: bytes, protocol: type[Packet], 
     packet = reference.Packet(payload, version=ip.version, protocol=number)
     header, partial = packet.super_packet(0)
     finished = bytearray(partial)
-    assert vnet.finish_checksum(VnetHeader(*header), memoryview(finished))
+    assert vnet.finish_checksum(VnetHeader(*header).pack(), memoryview(finished))
     assert finished == bytes(packet)
     layers = IP(finished) if ip.version == 4 else IPv6(finished)
     del layers[protocol].chksum
@@ -239,7 +239,7 @@ def test_a_udp_checksum_of_zero_is_sent_as_all_ones() -> None:
     packet = packet.with_(payload=struct.pack(">H", lacking))
     header, partial = packet.super_packet(0)
     finished = bytearray(partial)
-    assert vnet.finish_checksum(VnetHeader(*header), finished)
+    assert vnet.finish_checksum(VnetHeader(*header).pack(), finished)
     assert finished[26:28] == b"\xff\xff"
     assert finished == bytes(packet)
 
@@ -247,7 +247,7 @@ def test_a_udp_checksum_of_zero_is_sent_as_all_ones() -> None:
 @given(st.binary(max_size=60), st.integers(0, 65535), st.integers(0, 65535))
 def test_a_partial_checksum_elsewhere_is_refused(packet: bytes, start: int, offset: int) -> None:
     buffer = bytearray(packet)
-    done = vnet.finish_checksum(VnetHeader(vnet.NEEDS_CSUM, csum_start=start, csum_offset=offset), buffer)
+    done = vnet.finish_checksum(VnetHeader(vnet.NEEDS_CSUM, csum_start=start, csum_offset=offset).pack(), buffer)
     assert done == (start + offset + 2 <= len(packet))
     assert done or buffer == packet
     assert len(buffer) == len(packet)

@@ -45,7 +45,7 @@ def send(end: Drops, frames: Sequence[Frame]) -> list[Sent]:
     found: list[Sent] = []
     for octets, packet in frames:
         header, buffer = VnetHeader.unpack(octets), bytearray(packet)
-        if header.flags & NEEDS_CSUM and not finish_checksum(header, buffer):
+        if header.flags & NEEDS_CSUM and not finish_checksum(header.pack(), buffer):
             end.drop(Drop.MALFORMED)
         elif peer := find_way(cast("Endpoint", end), buffer):
             found.append((peer, bytes(buffer)))
