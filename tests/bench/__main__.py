@@ -64,6 +64,7 @@ def _add_datapath(command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{name}", type=_some_of(known), default=known, help=f"of {','.join(known)}")
     command.add_argument("--seconds", type=int, default=2, help="of one run of a test (default 2)")
     command.add_argument("--json", dest="json_file", metavar="FILE", help="keep every sample in a file")
+    command.add_argument("--plot", dest="plot_file", metavar="FILE", help="draw a picture: FILE.png, .svg or .pdf")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import flannel, machine, overlays, processes, sandbox, traffic
+from tests.bench import flannel, machine, overlays, plot, processes, sandbox, traffic
 from tests.bench.figures import COST, FLANNEL, PROCESS, SPEED, TROUBLE, Figure, Metric, Topology, figure_table, verdicts
 from tests.bench.measure import BenchError
 from tests.bench.overlays import Overlay, no_large_frames
@@ -41,6 +41,7 @@ class Options:
     tests: Sequence[str]
     topologies: Sequence[str]
     json_file: str | None
+    plot_file: str | None
 
 
 def main(options: Options) -> None:
@@ -62,6 +63,8 @@ def main(options: Options) -> None:
     if options.json_file:
         kept = {"options": asdict(options), "machine": machine.describe(), "figures": figures}
         Path(options.json_file).write_text(json.dumps(kept, indent=1))
+    if options.plot_file:
+        plot.draw(figures, options.plot_file)
 
 
 def _present(variants: Sequence[str]) -> tuple[list[str], str]:
