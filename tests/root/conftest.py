@@ -14,6 +14,8 @@ from pyroute2 import IPRoute
 from netlab.errors import NotSupported
 from netlab.kernel import features, netns
 from netlab.names import NETNS_DIR
+from netlab.topology.model import ForwarderKind
+from tests.root.forwarders import KINDS
 
 VOLATILE = {"IFLA_STATS", "IFLA_STATS64", "RTA_CACHEINFO", "IFA_CACHEINFO", "RTA_EXPIRES", "IFLA_AF_SPEC"}
 
@@ -102,3 +104,10 @@ def leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     for what, value in before.items():
         assert after[what] == value, f"the host's {what} changed"
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 8, "file descriptors were left"
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> ForwarderKind:
+    """Give a test each of the udp backend's forwarders."""
+    found: ForwarderKind = request.param
+    return found

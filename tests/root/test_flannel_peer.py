@@ -13,6 +13,7 @@ from tests.bench import flannel, processes
 from tests.bench.overlays import stop_forwarders
 from tests.root.forwarders import KINDS, wanted, words
 from tests.root.tunnel_nodes import ping, transfer
+from tests.tier.report import OPTIONAL
 
 pytestmark = pytest.mark.root
 
@@ -25,7 +26,7 @@ def proxy() -> Path:
     try:
         return flannel.get_proxy()
     except flannel.MissingProxyError as exc:
-        pytest.skip(str(exc))
+        pytest.skip(f"{OPTIONAL}{exc}")
 
 
 @pytest.fixture(params=KINDS)

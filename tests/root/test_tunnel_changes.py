@@ -36,12 +36,6 @@ MEGABYTE = 1 << 20
 TRANSFER = 24 * MEGABYTE
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> ForwarderKind:
-    found: ForwarderKind = request.param
-    return found
-
-
 @pytest.fixture
 def lab(kind: ForwarderKind) -> Iterator[Lab]:
     with Lab(topology("tpch", nodes=2, pods=2, backend=UdpBackend(forwarder=kind))) as lab:

@@ -49,12 +49,6 @@ SEGMENTS = {0: 4 * MEGABYTE, **{mss: mss * 1500 + 17 for mss in (88, 536, 537, 9
 OPTIONS = bytes([1, 1, 1, 0])  # three times no operation, and the end: RFC 791 3.1
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> ForwarderKind:
-    found: ForwarderKind = request.param
-    return found
-
-
 @pytest.fixture
 def lab(kind: ForwarderKind) -> Iterator[Lab]:
     with Lab(topology("tpc", nodes=2, pods=2, backend=UdpBackend(forwarder=kind))) as lab:

@@ -22,17 +22,11 @@ from netlab.topology.model import (
     UdpBackend,
     VxlanBackend,
 )
-from tests.root.forwarders import KINDS, SIMPLE, drift, forwarder, kill, pid_of, pings, wanted, words
+from tests.root.forwarders import SIMPLE, drift, forwarder, kill, pid_of, pings, wanted, words
 from tests.root.journeys import address, run
 from tests.waiting import until
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> ForwarderKind:
-    found: ForwarderKind = request.param
-    return found
 
 
 @pytest.fixture

@@ -21,16 +21,10 @@ from netlab.topology.model import (
     ForwarderKind,
     UdpBackend,
 )
-from tests.root.forwarders import KINDS, forwarder, pid_of, pings, wanted, words
+from tests.root.forwarders import forwarder, pid_of, pings, wanted, words
 from tests.waiting import until
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> ForwarderKind:
-    found: ForwarderKind = request.param
-    return found
 
 
 @pytest.fixture

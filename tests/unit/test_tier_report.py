@@ -13,11 +13,12 @@ from tests.tier.shard import share
 JUNIT = """<testsuites><testsuite name="pytest">
 <testcase classname="tests.root.test_a" name="test_one[x]" time="0.5"/>
 <testcase classname="tests.root.test_a" name="test_two"><skipped message="no ipip"/></testcase>
+<testcase classname="tests.root.test_a" name="test_peer"><skipped message="optional: no go"/></testcase>
 <testcase classname="tests.root.test_a" name="test_three" time="1"><failure message="no"/></testcase>
 <testcase classname="tests.root.test_a" name="test_four" time="2"/>
 <testcase classname="tests.root.test_a" name="test_four" time="0.5"><error message="in its teardown"/></testcase>
 </testsuite></testsuites>"""
-ONE, TWO, THREE, FOUR = (f"tests.root.test_a::test_{name}" for name in ("one[x]", "two", "three", "four"))
+ONE, TWO, PEER, THREE, FOUR = (f"tests.root.test_a::test_{name}" for name in ("one[x]", "two", "peer", "three", "four"))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_a_node_has_the_name_that_junit_gives_it(nodeid: str, key: str) -> None:
 
 def test_a_file_is_read() -> None:
     assert read(JUNIT) == {ONE: "passed", TWO: "skipped", THREE: "failed", FOUR: "failed"}
-    assert durations(JUNIT) == {ONE: 0.5, TWO: 0.0, THREE: 1.0, FOUR: 2.5}
+    assert durations(JUNIT) == {ONE: 0.5, TWO: 0.0, PEER: 0.0, THREE: 1.0, FOUR: 2.5}
 
 
 def test_a_test_that_is_skipped_in_one_tier_counts_where_it_ran() -> None:
