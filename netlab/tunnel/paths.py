@@ -12,6 +12,7 @@ import struct
 import time
 from ipaddress import IPv4Address
 
+from netlab.errors import KernelError
 from netlab.tunnel.packet import ICMP, UDP
 
 SIOCGIFMTU = 0x8921  # linux/sockios.h
@@ -52,9 +53,12 @@ class Paths:
                 changed = True
 
     def mtu(self, peer: IPv4Address) -> int:
-        """Return the longest IP packet that goes to a peer, in bytes. Raises OSError when the uplink is gone."""
+        """Return the longest IP packet that goes to a peer, in bytes. Raises KernelError when the uplink is gone."""
         named = _IFREQ.pack(self._uplink.encode(), 0)
-        _, own = _IFREQ.unpack(fcntl.ioctl(self._errors, SIOCGIFMTU, named))
+        try:
+            _, own = _IFREQ.unpack(fcntl.ioctl(self._errors, SIOCGIFMTU, named))
+        except OSError as exc:
+            raise KernelError(exc.errno, f"the interface {self._uplink} is gone", "`netlab up` makes it") from exc
         learned, since = self._learned.get(peer, (own, 0.0))
         return min(own, learned) if time.monotonic() - since < VALID else int(own)
 

@@ -1,0 +1,33 @@
+"""Which endpoints a packet may go to on a node: kube-proxy's CategorizeEndpoints (facts.md 8.2). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from netlab.service.model import Endpoint, Policy, ServicePort
+
+
+class Choice(NamedTuple):
+    """The endpoints of a port as seen from one node, in order of address and port."""
+
+    cluster: tuple[Endpoint, ...]  # for policy Cluster
+    local: tuple[Endpoint, ...]  # for policy Local
+    any: bool  # whether there is one at all: it tells DROP from REJECT
+
+    def under(self, policy: Policy) -> tuple[Endpoint, ...]:
+        """Return those that a traffic policy allows."""
+        return self.local if policy is Policy.LOCAL else self.cluster
+
+
+def choose(port: ServicePort, node: str) -> Choice:
+    """Return the endpoints of a port for a node: the ready ones, or else those that still serve while they end."""
+    cluster = _usable(port.endpoints)
+    local = _usable(endpoint for endpoint in port.endpoints if endpoint.node == node)
+    return Choice(cluster, local, bool(cluster or local))
+
+
+def _usable(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    found = sorted(set(endpoints), key=lambda endpoint: (int(endpoint.address), endpoint.port))
+    ready = tuple(endpoint for endpoint in found if endpoint.ready)
+    return ready or tuple(endpoint for endpoint in found if endpoint.serving and endpoint.terminating)
