@@ -28,6 +28,12 @@ def choose(port: ServicePort, node: str) -> Choice:
 
 
 def _usable(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-    found = sorted(set(endpoints), key=lambda endpoint: (int(endpoint.address), endpoint.port))
+    """Return each address and port once, in order: two EndpointSlices may name one while it moves (facts.md 8.1)."""
+    ranked = sorted(endpoints, key=lambda endpoint: (endpoint.ready, endpoint.serving))  # the better ones win
+    found = sorted({(int(endpoint.address), endpoint.port): endpoint for endpoint in ranked}.values(), key=_place)
     ready = tuple(endpoint for endpoint in found if endpoint.ready)
     return ready or tuple(endpoint for endpoint in found if endpoint.serving and endpoint.terminating)
+
+
+def _place(endpoint: Endpoint) -> tuple[int, int]:
+    return int(endpoint.address), endpoint.port

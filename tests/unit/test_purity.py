@@ -21,6 +21,7 @@ PURE = (
     "topology/model.py",
     "plan",
     "overlay",
+    "service",
     "graph",
     "check",
     "names.py",

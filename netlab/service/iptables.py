@@ -1,0 +1,278 @@
+"""One Service port as kube-proxy's iptables mode writes it on a node (facts.md 3.5 to 3.7, 8.2, 11.5). Pure text.
+
+A port's rules depend on nothing but the port and the node, so each port is rendered once and kept; iptables_restore.py
+joins them with the fixed chains. The functions stand in packet order: KUBE-SERVICES and KUBE-NODEPORTS lead to
+KUBE-FW-x or KUBE-EXT-x, these to KUBE-SVC-x or KUBE-SVL-x, and these to a KUBE-SEP-x, which does the DNAT. What found
+no endpoint keeps its destination and is refused in table filter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from netlab.service.choice import Choice, choose
+from netlab.service.iptables_names import (
+    EXTERNAL_SERVICES,
+    MARK_MASQ,
+    NODE_PORTS,
+    PROXY_FIREWALL,
+    SERVICES,
+    Prefix,
+    endpoint_chain,
+    port_id,
+)
+from netlab.service.model import Endpoint, Policy, ProxyNode, ServicePort
+from netlab.topology.model import Address
+
+
+class Chain(NamedTuple):
+    """A chain and its rules, each without "-A CHAIN"."""
+
+    name: str
+    rules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PortRules:
+    """What one port puts into the tables: chains of its own in nat, and its lines in the chains that ports share.
+
+    `filter_text` and `nat_text` are the shared lines made ready for iptables-restore, because every sync writes them.
+    """
+
+    chains: tuple[Chain, ...]
+    nat_services: tuple[str, ...]
+    nat_node_ports: tuple[str, ...]
+    filter_services: tuple[str, ...]
+    filter_external_services: tuple[str, ...]
+    filter_node_ports: tuple[str, ...]  # health checks
+    filter_proxy_firewall: tuple[str, ...]
+    filter_text: str = field(init=False, repr=False, compare=False)
+    nat_text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Join the shared lines."""
+        filter_chains = (
+            Chain(SERVICES, self.filter_services),
+            Chain(EXTERNAL_SERVICES, self.filter_external_services),
+            Chain(PROXY_FIREWALL, self.filter_proxy_firewall),
+            Chain(NODE_PORTS, self.filter_node_ports),
+        )
+        nat_chains = (Chain(SERVICES, self.nat_services), Chain(NODE_PORTS, self.nat_node_ports))
+        object.__setattr__(self, "filter_text", appended(filter_chains))
+        object.__setattr__(self, "nat_text", appended(nat_chains))
+
+
+def appended(chains: Iterable[Chain]) -> str:
+    """Return the lines that append every rule of these chains, each with its newline."""
+    return "".join(f"-A {chain.name} {rule}\n" for chain in chains for rule in chain.rules)
+
+
+def render(port: ServicePort, node: ProxyNode, *, comments: bool = True) -> PortRules:
+    """Return a port's rules on a node, whose first address is its own InternalIP.
+
+    Without `comments` the rules that are there for each endpoint have none: kube-proxy beyond 1000 endpoints in all
+    (facts.md 3.1 and 3.8).
+    """
+    view = _View(port, node, choose(port, node.name), port_id(port), comments)
+    return PortRules(
+        chains=tuple(_chains(view)),
+        nat_services=tuple(_nat_services(view)),
+        nat_node_ports=tuple(_nat_node_ports(view)),
+        filter_services=tuple(_filter_services(view)),
+        filter_external_services=tuple(_filter_external_services(view)),
+        filter_node_ports=tuple(_filter_node_ports(view)),
+        filter_proxy_firewall=tuple(_filter_proxy_firewall(view)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A port as one node sees it."""
+
+    port: ServicePort
+    node: ProxyNode
+    choice: Choice
+    id: str
+    comments: bool
+
+    @property
+    def external(self) -> bool:
+        """Whether it has an address for clients outside the cluster."""
+        return bool(self.port.node_port or self.port.external_ips or self.port.load_balancer_ips)
+
+    @property
+    def firewalled(self) -> bool:
+        return bool(self.choice.any and self.port.load_balancer_ips and self.port.source_ranges)
+
+    @property
+    def uses_cluster(self) -> bool:
+        """Whether KUBE-SVC-x exists: external policy Local needs it too, for clients in the cluster."""
+        return bool(self.choice.cluster) and (self.port.internal_policy is Policy.CLUSTER or self.external)
+
+    @property
+    def uses_local(self) -> bool:
+        """Whether KUBE-SVL-x exists."""
+        wanted = Policy.LOCAL in (self.port.internal_policy, self.port.external_policy if self.external else None)
+        return bool(self.choice.local) and wanted
+
+    def chain(self, prefix: Prefix) -> str:
+        return prefix + self.id
+
+    def policy_chain(self, policy: Policy) -> str:
+        return self.chain(Prefix.LOCAL if policy is Policy.LOCAL else Prefix.CLUSTER)
+
+    def comment(self, text: str) -> str:
+        return f'-m comment --comment "{self.port} {text}"'
+
+    def match(self, address: Address) -> str:
+        """Return what matches a packet to the port at one of its addresses."""
+        return f"{self.layer4} -d {address} --dport {self.port.port}"
+
+    @property
+    def layer4(self) -> str:
+        protocol = self.port.protocol.lower()
+        return f"-m {protocol} -p {protocol}"
+
+
+# --- table nat: the chains that ports share --------------------------------------------------------------------------
+
+
+def _nat_services(view: _View) -> Iterator[str]:
+    port = view.port
+    if view.choice.under(port.internal_policy):
+        chain = view.policy_chain(port.internal_policy)
+        yield f"{view.comment('cluster IP')} {view.match(port.cluster_ip)} -j {chain}"
+    if not view.choice.any:
+        return
+    external = view.chain(Prefix.EXTERNAL)
+    for address in port.external_ips:
+        yield f"{view.comment('external IP')} {view.match(address)} -j {external}"
+    balanced = view.chain(Prefix.FIREWALL) if view.firewalled else external
+    for address in port.load_balancer_ips:
+        yield f"{view.comment('loadbalancer IP')} {view.match(address)} -j {balanced}"
+
+
+def _nat_node_ports(view: _View) -> Iterator[str]:
+    if view.port.node_port and view.choice.any:  # source ranges do not hold here
+        match = f"{view.layer4} --dport {view.port.node_port}"
+        yield f"-m comment --comment {view.port} {match} -j {view.chain(Prefix.EXTERNAL)}"
+
+
+# --- table nat: the chains of this port alone ------------------------------------------------------------------------
+
+
+def _chains(view: _View) -> Iterator[Chain]:
+    if view.choice.any and view.external:
+        yield Chain(view.chain(Prefix.EXTERNAL), tuple(_external(view)))
+    if view.firewalled:
+        yield Chain(view.chain(Prefix.FIREWALL), tuple(_firewall(view)))
+    destinations: dict[str, Endpoint] = {}
+    for policy, used in ((Policy.CLUSTER, view.uses_cluster), (Policy.LOCAL, view.uses_local)):
+        if used:
+            named = {endpoint_chain(view.port, endpoint): endpoint for endpoint in view.choice.under(policy)}
+            destinations |= named
+            yield Chain(view.policy_chain(policy), (*_masquerade(view, policy), *_balance(view, named)))
+    for name, endpoint in destinations.items():
+        yield Chain(name, tuple(_destination(view, name, endpoint)))
+
+
+def _firewall(view: _View) -> Iterator[str]:
+    external = view.chain(Prefix.EXTERNAL)
+    comment = view.comment("loadbalancer IP")
+    for network in view.port.source_ranges:
+        yield f"{comment} -s {network} -j {external}"
+    if any(view.node.addresses[0] in network for network in view.port.source_ranges):
+        for (
+            address
+        ) in view.port.load_balancer_ips:  # the node's own packets have it as source where it is a local address
+            yield f"{comment} -s {address} -j {external}"
+    yield f'-m comment --comment "other traffic to {view.port} will be dropped by {PROXY_FIREWALL}"'
+
+
+def _external(view: _View) -> Iterator[str]:
+    cluster = view.chain(Prefix.CLUSTER)
+    destinations = f'for {view.port} external destinations"'
+    if view.port.external_policy is Policy.CLUSTER:
+        yield f'-m comment --comment "masquerade traffic {destinations} -j {MARK_MASQ}'
+    else:
+        if view.node.local is not None:
+            yield f'-m comment --comment "pod traffic {destinations} -s {view.node.local} -j {cluster}'
+        own = "-m addrtype --src-type LOCAL"
+        yield f'-m comment --comment "masquerade LOCAL traffic {destinations} {own} -j {MARK_MASQ}'
+        yield f'-m comment --comment "route LOCAL traffic {destinations} {own} -j {cluster}'
+    if view.choice.under(view.port.external_policy):
+        yield f"-j {view.policy_chain(view.port.external_policy)}"
+
+
+def _masquerade(view: _View, policy: Policy) -> Iterator[str]:
+    """Yield what marks packets to the cluster IP, in the chain that they go to."""
+    if policy is not view.port.internal_policy:
+        return
+    match = f"{view.comment('cluster IP')} {view.match(view.port.cluster_ip)}"
+    if view.node.masquerade_all:
+        yield f"{match} -j {MARK_MASQ}"
+    elif view.node.local is not None:
+        yield f"{match} ! -s {view.node.local} -j {MARK_MASQ}"
+
+
+def _balance(view: _View, named: Mapping[str, Endpoint]) -> Iterator[str]:
+    """Yield what chooses an endpoint: the client's last one, or else each with the same probability."""
+    if view.port.affinity:
+        for name, endpoint in named.items():
+            recent = f"-m recent --name {name} --rcheck --seconds {view.port.affinity} --reap"
+            yield f"{_to_endpoint(view, endpoint)}{recent} -j {name}"
+    for left, (name, endpoint) in zip(range(len(named), 0, -1), named.items(), strict=True):
+        chance = f"-m statistic --mode random --probability {1 / left:.10f} " if left > 1 else ""
+        yield f"{_to_endpoint(view, endpoint)}{chance}-j {name}"
+
+
+def _to_endpoint(view: _View, endpoint: Endpoint) -> str:
+    return f"{view.comment(f'-> {endpoint}')} " if view.comments else ""
+
+
+def _destination(view: _View, name: str, endpoint: Endpoint) -> Iterator[str]:
+    comment = f"-m comment --comment {view.port} " if view.comments else ""
+    recent = f"-m recent --name {name} --set " if view.port.affinity else ""
+    yield f"{comment}-s {endpoint.address} -j {MARK_MASQ}"  # it chose itself: the answer has to come back this way
+    yield f"{comment}{recent}{view.layer4} -j DNAT --to-destination {endpoint}"
+
+
+# --- table filter: what was not translated in nat --------------------------------------------------------------------
+
+
+def _refusal(view: _View) -> tuple[str, str]:
+    if view.choice.any:
+        return view.comment("has no local endpoints"), "DROP"
+    return view.comment("has no endpoints"), "REJECT"
+
+
+def _filter_services(view: _View) -> Iterator[str]:
+    if not view.choice.under(view.port.internal_policy):
+        comment, verdict = _refusal(view)
+        yield f"{comment} {view.match(view.port.cluster_ip)} -j {verdict}"
+
+
+def _filter_external_services(view: _View) -> Iterator[str]:
+    if view.choice.under(view.port.external_policy):
+        return
+    comment, verdict = _refusal(view)
+    for address in (*view.port.external_ips, *view.port.load_balancer_ips):
+        yield f"{comment} {view.match(address)} -j {verdict}"
+    if view.port.node_port:
+        match = f"-m addrtype --dst-type LOCAL {view.layer4} --dport {view.port.node_port}"
+        yield f"{comment} {match} -j {verdict}"
+
+
+def _filter_proxy_firewall(view: _View) -> Iterator[str]:
+    if view.firewalled:
+        comment = view.comment(f"traffic not accepted by {view.chain(Prefix.FIREWALL)}")
+        for address in view.port.load_balancer_ips:
+            yield f"{comment} {view.match(address)} -j DROP"
+
+
+def _filter_node_ports(view: _View) -> Iterator[str]:
+    if view.port.health_check_node_port:
+        match = f"-m tcp -p tcp --dport {view.port.health_check_node_port}"
+        yield f"{view.comment('health check node port')} {match} -j ACCEPT"
