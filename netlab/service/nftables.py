@@ -1,0 +1,240 @@
+"""What one port of a Service adds to the table of kube-proxy's nftables mode, as 1.33 does (facts.md section 5). Pure.
+
+It depends on that port and the node only: where one of 10,000 Services changes, only its own objects are rendered and
+compared. nftables_table.py has the rest of the table, and writes both for `nft -f`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from netlab.service.choice import Choice, choose
+from netlab.service.model import Endpoint, Policy, ProxyNode, ServicePort
+from netlab.topology.model import Address
+
+TABLE = "kube-proxy"
+NAME_LIMIT = 240  # nft allows 256, the longest prefix may have 16 (facts.md 5.3)
+REJECT = "goto reject-chain"
+
+Chains = Mapping[str, tuple[str, ...]]  # name -> rules in order
+Elements = Mapping[str, tuple[tuple[str, str | None], ...]]  # set or map -> (key, verdict; None in a set)
+
+
+@dataclass(frozen=True, slots=True)
+class PortObjects:
+    """What one port of a Service adds to the table. `sets` are the affinity sets: name -> definition."""
+
+    table: str
+    chains: Chains = field(default_factory=dict)
+    sets: Mapping[str, str] = field(default_factory=dict)
+    elements: Elements = field(default_factory=dict)
+
+
+class Words(NamedTuple):
+    """What nft calls the things of an IP version."""
+
+    ip: str
+    address: str
+    loopback: str
+
+    @property
+    def table(self) -> str:
+        return f"{self.ip} {TABLE}"
+
+
+WORDS = {4: Words("ip", "ipv4_addr", "127.0.0.0/8"), 6: Words("ip6", "ipv6_addr", "::1")}
+
+
+# --- names (facts.md 5.3) --------------------------------------------------------------------------------------------
+
+
+def service_name(port: ServicePort) -> str:
+    """Return what the names of a port's chains end in: "HASH-ns/svc/proto/port"."""
+    return _hashed(_path(port))
+
+
+def endpoint_name(port: ServicePort, endpoint: Endpoint) -> str:
+    """Return what the names of an endpoint's chain and affinity set end in."""
+    return _hashed(f"{_path(port)}__{str(endpoint.address).replace(':', '.')}/{endpoint.port}")
+
+
+def _path(port: ServicePort) -> str:
+    return f"{port.namespace}/{port.name}/{port.protocol.lower()}/{port.port_name}"
+
+
+def _hashed(text: str) -> str:
+    name = f"{base64.b32encode(hashlib.sha256(text.encode()).digest()[:5]).decode()}-{text}"
+    return name if len(name) <= NAME_LIMIT else f"{name[: NAME_LIMIT - 3]}..."
+
+
+# --- one port --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A port as one node sees it, with what all of its rules need."""
+
+    port: ServicePort
+    node: ProxyNode
+    words: Words
+    choice: Choice
+    name: str
+
+    @property
+    def external(self) -> bool:
+        return bool(self.port.node_port or self.port.external_ips or self.port.load_balancer_ips)
+
+    @property
+    def firewalled(self) -> bool:
+        return bool(self.port.load_balancer_ips and self.port.source_ranges)
+
+    def used(self, policy: Policy) -> tuple[Endpoint, ...]:
+        """Return the endpoints of the chain for a policy, none where nothing leads to it.
+
+        What is reachable from outside needs the Cluster chain under any policy: the node and its pods go there.
+        """
+        to_local = self.port.internal_policy, self.port.external_policy if self.external else None
+        wanted = (
+            self.external or self.port.internal_policy is policy if policy is Policy.CLUSTER else policy in to_local
+        )
+        return self.choice.under(policy) if wanted else ()
+
+    def chain(self, policy: Policy) -> str:
+        return f"{'service' if policy is Policy.CLUSTER else 'local'}-{self.name}"
+
+    def no_endpoint(self) -> str:
+        return "drop" if self.choice.any else REJECT
+
+
+def render(port: ServicePort, node: ProxyNode) -> PortObjects:
+    """Return what one port adds to a node's table."""
+    words = WORDS[port.cluster_ip.version]
+    view = _View(port, node, words, choose(port, node.name), service_name(port))
+    used = dict.fromkeys((*view.used(Policy.CLUSTER), *view.used(Policy.LOCAL)))
+    names = {endpoint: endpoint_name(port, endpoint) for endpoint in used}
+    definition = f"type {words.address}; flags dynamic,timeout; timeout {port.affinity}s;"
+    return PortObjects(
+        words.table,
+        dict(_chains(view, names)),
+        {f"affinity-{name}": definition for name in names.values()} if port.affinity else {},
+        _elements(view),
+    )
+
+
+def join(objects: Iterable[PortObjects]) -> PortObjects | None:
+    """Return the objects of several ports as one; None of none.
+
+    The ports of one Service share its element of cluster-ips: only what is joined may be changed, or the first port
+    that goes takes it from the others.
+    """
+    ports = list(objects)
+    if not ports:
+        return None
+    elements: dict[str, dict[str, str | None]] = {}
+    for port in ports:
+        for name, pairs in port.elements.items():
+            elements.setdefault(name, {}).update(pairs)
+    return PortObjects(
+        ports[0].table,
+        {name: rules for port in ports for name, rules in port.chains.items()},
+        {name: definition for port in ports for name, definition in port.sets.items()},
+        {name: tuple(found.items()) for name, found in elements.items()},
+    )
+
+
+def _elements(view: _View) -> Elements:
+    """Return what leads to the port's chains, or refuses where there is no endpoint."""
+    port, choice = view.port, view.choice
+    protocol = port.protocol.lower()
+    targets = {address: f"{address} . {protocol} . {port.port}" for address in (port.cluster_ip, *_vips(port))}
+    inside, outside = choice.under(port.internal_policy), choice.under(port.external_policy)
+    vips = [targets[address] for address in _vips(port)]
+    node_port = [f"{protocol} . {port.node_port}"] if port.node_port else []
+    found: dict[str, dict[str, str | None]] = {
+        "cluster-ips": {str(port.cluster_ip): None},
+        "service-ips": {targets[port.cluster_ip]: f"goto {view.chain(port.internal_policy)}"} if inside else {},
+        "no-endpoint-services": {} if inside else {targets[port.cluster_ip]: view.no_endpoint()},
+    }
+    if choice.any:
+        found["service-ips"] |= dict.fromkeys(vips, f"goto external-{view.name}")
+        found["service-nodeports"] = dict.fromkeys(node_port, f"goto external-{view.name}")
+    if (
+        not outside
+    ):  # the node's pods do not come here under policy Local: their packets have an endpoint's address already
+        found["no-endpoint-services"] |= dict.fromkeys(vips, view.no_endpoint())
+        found["no-endpoint-nodeports"] = dict.fromkeys(node_port, view.no_endpoint())
+    if view.firewalled:
+        balancers = [targets[address] for address in port.load_balancer_ips]
+        found["firewall-ips"] = dict.fromkeys(balancers, f"goto firewall-{view.name}")
+    return {name: tuple(pairs.items()) for name, pairs in found.items() if pairs}
+
+
+def _vips(port: ServicePort) -> tuple[Address, ...]:
+    return *port.external_ips, *port.load_balancer_ips
+
+
+def _chains(view: _View, names: Mapping[Endpoint, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield a port's chains in the order of a packet's way."""
+    if view.firewalled:
+        yield f"firewall-{view.name}", (_firewall_rule(view),)
+    if view.external and view.choice.any:
+        yield f"external-{view.name}", tuple(_external_rules(view))
+    for policy in Policy:
+        if endpoints := view.used(policy):
+            chosen = [names[endpoint] for endpoint in endpoints]
+            entry = _cluster_ip_rules(view) if policy is view.port.internal_policy else ()
+            yield view.chain(policy), (*entry, *_balance_rules(view, chosen))
+    for endpoint, name in names.items():
+        yield f"endpoint-{name}", tuple(_endpoint_rules(view, endpoint, name))
+
+
+def _firewall_rule(view: _View) -> str:
+    """Return the rule on who may use the load balancer's addresses.
+
+    On a node in the ranges those addresses may be the node's own, and then the source of what it sends to them.
+    """
+    port = view.port
+    allowed = [str(cidr) for cidr in port.source_ranges]
+    if any(view.node.addresses[0] in cidr for cidr in port.source_ranges):
+        allowed += [str(address) for address in port.load_balancer_ips]
+    return f"{view.words.ip} saddr != {{ {', '.join(allowed)} }} drop"
+
+
+def _external_rules(view: _View) -> Iterator[str]:
+    policy, cluster = view.port.external_policy, view.chain(Policy.CLUSTER)
+    if policy is Policy.CLUSTER:
+        yield "jump mark-for-masquerade"
+    else:
+        if view.node.local:
+            yield f"{view.words.ip} saddr {view.node.local} goto {cluster}"
+        yield "fib saddr type local jump mark-for-masquerade"
+        yield f"fib saddr type local goto {cluster}"
+    if view.choice.under(policy):
+        yield f"goto {view.chain(policy)}"
+
+
+def _cluster_ip_rules(view: _View) -> tuple[str, ...]:
+    port, node, ip = view.port, view.node, view.words.ip
+    to_cluster_ip = f"{ip} daddr {port.cluster_ip} {port.protocol.lower()} dport {port.port}"
+    if node.masquerade_all:
+        return (f"{to_cluster_ip} jump mark-for-masquerade",)
+    return (f"{to_cluster_ip} {ip} saddr != {node.local} jump mark-for-masquerade",) if node.local else ()
+
+
+def _balance_rules(view: _View, names: list[str]) -> Iterator[str]:
+    if view.port.affinity:
+        yield from (f"{view.words.ip} saddr @affinity-{name} goto endpoint-{name}" for name in names)
+    verdicts = ", ".join(f"{number} : goto endpoint-{name}" for number, name in enumerate(names))
+    yield f"numgen random mod {len(names)} vmap {{ {verdicts} }}"
+
+
+def _endpoint_rules(view: _View, endpoint: Endpoint, name: str) -> Iterator[str]:
+    ip = view.words.ip
+    yield f"{ip} saddr {endpoint.address} jump mark-for-masquerade"  # hairpin
+    if view.port.affinity:
+        yield f"update @affinity-{name} {{ {ip} saddr }}"
+    yield f"meta l4proto {view.port.protocol.lower()} dnat to {endpoint}"
