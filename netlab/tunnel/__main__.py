@@ -93,7 +93,11 @@ def prepare(config: Config, counters: Counters, reload: Forward) -> tuple[Endpoi
     if config.forwarder == "simple":
         return Endpoint(config, counters, reload), simple.run, "simple"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # or numpy starts threads, which would keep their privileges
-    from netlab.tunnel import batched, offloads
+    try:
+        from netlab.tunnel import batched, offloads
+    except ImportError as exc:
+        print(f"forwarder: goes on without numpy: {exc}", file=sys.stderr, flush=True)
+        return Endpoint(config, counters, reload), simple.run, "simple (numpy cannot be imported)"
 
     end = Endpoint(config, counters, reload, vnet=True)
     found = offloads.enable(end.tun, end.socket)

@@ -24,6 +24,7 @@ PYTHON_OF = {"bookworm": "3.11", "trixie": "3.13"}  # the suites that are known 
 PLATFORMS = ("manylinux2014", "manylinux_2_17", "manylinux_2_28", "manylinux_2_34")  # bookworm's glibc is 2.36
 PACKAGES = (
     "python3",
+    "libstdc++6",  # numpy's wheels need it; a Debian with apt has it
     "python3-iptables",  # PyPI has no wheel of it, and the guest no compiler
     "iproute2",
     "iptables",

@@ -22,6 +22,8 @@ PURE = (
     "plan",
     "overlay",
     "service",
+    "dns/answer.py",
+    "dns/records.py",
     "graph",
     "check",
     "names.py",

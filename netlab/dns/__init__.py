@@ -1,0 +1,1 @@
+"""Cluster DNS: the names of Services and pods as CoreDNS answers them (facts.md 7). Read records, then answer."""

@@ -1,0 +1,249 @@
+"""The DNS answerer without its sockets: the bytes of a query become the bytes of the reply. Pure.
+
+dnspython reads and writes the wire format (RFC 1035; EDNS is RFC 6891); records.py knows what there is to answer. The
+header is CoreDNS's: AA set, RA not, RD and CD as asked. A lab has no upstream: other names are REFUSED.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# (dnspython 2.9 says that it is typed, but its records and its renderer are not.)
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import dns.exception
+import dns.name
+import dns.rdata
+import dns.rdataclass
+import dns.rdataset
+import dns.rdatatype
+import dns.renderer
+import dns.rrset
+import dns.wire
+from dns.rcode import Rcode
+from dns.rdtypes.ANY.CNAME import CNAME
+from dns.rdtypes.ANY.OPT import OPT
+from dns.rdtypes.ANY.PTR import PTR
+from dns.rdtypes.ANY.SOA import SOA
+from dns.rdtypes.ANY.TXT import TXT
+from dns.rdtypes.IN.A import A
+from dns.rdtypes.IN.AAAA import AAAA
+from dns.rdtypes.IN.SRV import SRV
+
+from netlab.dns.records import Found, Name, Outcome, Record, Srv, Type, Zone
+
+QR, AA, TC, RD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0010  # header flags
+OPCODE = 0x7800
+DO = 0x8000  # of the OPT record's flags
+PAYLOAD = 1232  # bytes that this side takes by UDP: no fragments at IPv6's smallest MTU
+SMALLEST, LARGEST_UDP, LARGEST_TCP = 512, 65507, 65535  # bytes
+OPT_SIZE = 11
+SMALLEST_RECORD = 12  # bytes: a pointer to its name, and 10 of header
+REPLIES_KEPT, REPLY_KEPT, QUERY_KEPT = 4096, 4096, 512  # how many, and how large
+SOA_NUMBERS = 20  # bytes: the serial and the four times, at the record's end
+OPCODE_QUERY = 0
+SOA_TTL, REFRESH, RETRY, EXPIRE = 300, 7200, 1800, 86400  # seconds; the TTL is at most that
+IN = dns.rdataclass.IN
+TRANSFERS = (dns.rdatatype.AXFR, dns.rdatatype.IXFR)
+QUESTION, ANSWER, AUTHORITY, ADDITIONAL = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Edns:
+    version: int
+    payload: int
+    dnssec_ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    id: int
+    flags: int  # those that a reply repeats
+    name: dns.name.Name
+    labels: Name  # the same as records.py has it; bytes outside ASCII become letters that no record has
+    kind: int
+    rdclass: int
+    edns: _Edns | None
+
+    def limit(self, *, udp: bool) -> int:
+        """Return how many bytes the reply may have."""
+        if not udp:
+            return LARGEST_TCP
+        return min(max(self.edns.payload, SMALLEST), LARGEST_UDP) if self.edns else SMALLEST
+
+
+def answer(query: bytes, zone: Zone, *, udp: bool, now: int) -> bytes | None:
+    """Return the reply to a query, None for bytes that get none; `now` in seconds (Unix) is the SOA's serial.
+
+    Never raises: what cannot be read is answered with FORMERR. A reply by UDP keeps to the size that the query allows.
+    """
+    if len(query) < 2 or (len(query) > 2 and query[2] & QR >> 8):
+        return None
+    key = (query[2:], udp)
+    kept = zone.replies.get(key)
+    if kept is None:
+        serial_at, reply = _reply(query, zone, udp=udp)
+        kept = serial_at, reply[2:]
+        if len(query) <= QUERY_KEPT and len(reply) <= REPLY_KEPT:
+            if len(zone.replies) >= REPLIES_KEPT:
+                zone.replies.clear()
+            zone.replies[key] = kept
+    serial_at, rest = kept
+    if serial_at is None:
+        return query[:2] + rest
+    return query[:2] + rest[: serial_at - 2] + (now & 0xFFFFFFFF).to_bytes(4, "big") + rest[serial_at + 2 :]
+
+
+def _reply(query: bytes, zone: Zone, *, udp: bool) -> tuple[int | None, bytes]:
+    """Return a reply that holds at any time, and where in it the SOA's serial goes, if it has one."""
+    if len(query) < 12:
+        return None, _header_only(query, Rcode.FORMERR)
+    if query[2] & OPCODE >> 8 != OPCODE_QUERY:
+        return None, _header_only(query, Rcode.NOTIMP)
+    try:
+        asked = _read(query)
+    except dns.exception.DNSException:
+        return None, _header_only(query, Rcode.FORMERR)
+    if asked.edns and asked.edns.version != 0:
+        return None, _write(asked, Rcode.BADVERS, limit=SMALLEST)
+    if asked.rdclass != IN or asked.kind in TRANSFERS:
+        return None, _write(asked, Rcode.REFUSED, limit=SMALLEST)
+    found = zone.look_up(asked.labels, asked.kind)
+    if found.outcome is Outcome.OUTSIDE:
+        return None, _write(asked, Rcode.REFUSED, limit=SMALLEST)
+    return _found(asked, found, zone, limit=asked.limit(udp=udp))
+
+
+def _read(query: bytes) -> _Query:
+    """Read a query; raise DNSException for one that is malformed or has not just one question."""
+    parser = dns.wire.Parser(query)
+    number, flags, *counts = parser.get_struct("!HHHHHH")
+    if counts[QUESTION] != 1:
+        raise dns.exception.FormError
+    name = parser.get_name()
+    kind, rdclass = parser.get_struct("!HH")
+    edns = None
+    for section in (ANSWER, AUTHORITY, ADDITIONAL):
+        for _ in range(counts[section]):
+            owner = parser.get_name()
+            record_type, record_class, ttl, size = parser.get_struct("!HHIH")
+            with parser.restrict_to(size):
+                if record_type != dns.rdatatype.OPT:
+                    parser.get_remaining()
+                    continue
+                if edns or section != ADDITIONAL or owner != dns.name.root:
+                    raise dns.exception.FormError
+                _skip_options(parser)
+                edns = _Edns(version=ttl >> 16 & 0xFF, payload=record_class, dnssec_ok=bool(ttl & DO))
+    if parser.remaining():
+        raise dns.exception.FormError
+    labels = tuple(label.lower().decode("latin-1") for label in name.labels[:-1])
+    return _Query(number, flags & (RD | CD), name, labels, kind, rdclass, edns)
+
+
+def _skip_options(parser: dns.wire.Parser) -> None:
+    while parser.remaining():
+        _, size = parser.get_struct("!HH")
+        parser.get_bytes(size)
+
+
+def _header_only(query: bytes, rcode: Rcode) -> bytes:
+    flags = int.from_bytes(query[2:4].ljust(2, b"\0"), "big") & (OPCODE | RD | CD) | QR | rcode
+    return query[:2] + flags.to_bytes(2, "big") + bytes(8)
+
+
+def _found(asked: _Query, found: Found, zone: Zone, *, limit: int) -> tuple[int | None, bytes]:
+    """Return the reply with what the zone has, and an SOA where that is nothing; its serial is filled in later."""
+    origin = found.origin
+    if found.outcome is Outcome.ANSWER:
+        return None, _write(asked, Rcode.NOERROR, limit=limit, found=found)
+    owner = _name(origin, asked, origin)
+    rdata = SOA(
+        IN,
+        dns.rdatatype.SOA,
+        _name(("ns", "dns", *origin), asked, origin),
+        _name(("hostmaster", *origin), asked, origin),
+        0,
+        REFRESH,
+        RETRY,
+        EXPIRE,
+        zone.ttl,
+    )
+    soa = owner, dns.rdataset.from_rdata(min(zone.ttl, SOA_TTL), rdata)
+    rcode = Rcode.NXDOMAIN if found.outcome is Outcome.NXDOMAIN else Rcode.NOERROR
+    section = ANSWER if asked.kind == Type.SOA and asked.labels == origin else AUTHORITY  # at the apex
+    reply = _write(asked, rcode, limit=limit, found=found, soa=(section, *soa))
+    return len(reply) - (OPT_SIZE if asked.edns else 0) - SOA_NUMBERS, reply
+
+
+def _write(
+    asked: _Query,
+    rcode: Rcode,
+    *,
+    limit: int,
+    found: Found | None = None,
+    soa: tuple[int, dns.name.Name, dns.rdataset.Rdataset] | None = None,
+) -> bytes:
+    """Write a reply with as many records as the limit in bytes allows, and TC where one is left out."""
+    flags = QR | asked.flags | rcode & 0xF | (AA if found else 0)
+    renderer = dns.renderer.Renderer(asked.id, flags, limit)
+    if asked.edns:
+        renderer.reserve(OPT_SIZE)
+    renderer.add_question(
+        asked.name, dns.rdatatype.RdataType.make(asked.kind), dns.rdataclass.RdataClass.make(asked.rdclass)
+    )
+    try:
+        if found:
+            _add(renderer, ANSWER, found.answers[: limit // SMALLEST_RECORD], asked, found.origin)
+        if soa:
+            renderer.add_rdataset(*soa, want_shuffle=False)
+        if found:
+            _add(renderer, ADDITIONAL, found.additional[: limit // SMALLEST_RECORD], asked, found.origin)
+    except dns.exception.TooBig:
+        renderer.flags |= TC
+    if asked.edns:
+        renderer.release_reserved()
+        renderer.add_opt(_opt(rcode >> 4, asked.edns.dnssec_ok))
+    renderer.write_header()
+    return bytes(renderer.get_wire())
+
+
+def _add(renderer: dns.renderer.Renderer, section: int, records: Iterable[Record], asked: _Query, origin: Name) -> None:
+    """Write records one by one; raise TooBig at the first that has no place."""
+    for record in records:
+        rdataset = dns.rdataset.from_rdata(record.ttl, _rdata(record, asked, origin))
+        renderer.add_rdataset(section, _name(record.name, asked, origin), rdataset, want_shuffle=False)
+
+
+def _rdata(record: Record, asked: _Query, origin: Name) -> dns.rdata.Rdata:
+    match record.type, record.value:
+        case Type.A, address:
+            return A(IN, dns.rdatatype.A, str(address))
+        case Type.AAAA, address:
+            return AAAA(IN, dns.rdatatype.AAAA, str(address))
+        case _, Srv(priority, weight, port, target):
+            return SRV(IN, dns.rdatatype.SRV, priority, weight, port, _name(target, asked, origin))
+        case Type.CNAME, tuple(target):
+            return CNAME(IN, dns.rdatatype.CNAME, _name(target, asked, origin))
+        case Type.PTR, tuple(target):
+            return PTR(IN, dns.rdatatype.PTR, _name(target, asked, origin))
+        case _, text:
+            return TXT(IN, dns.rdatatype.TXT, [str(text).encode()])
+
+
+def _name(labels: Name, asked: _Query, origin: Name) -> dns.name.Name:
+    """Return a name for the wire, its zone part in the letters of the question (CoreDNS, plugin/kubernetes)."""
+    if labels == asked.labels:
+        return asked.name
+    if labels[-len(origin) :] != origin:
+        return dns.name.Name([*(label.encode() for label in labels), b""])
+    own = [label.encode() for label in labels[: -len(origin)]]
+    return dns.name.Name([*own, *asked.name.labels[-len(origin) - 1 :]])
+
+
+@lru_cache(maxsize=8)
+def _opt(extended_rcode: int, dnssec_ok: bool) -> dns.rrset.RRset:
+    flags = extended_rcode << 24 | (DO if dnssec_ok else 0)
+    return dns.rrset.from_rdata(dns.name.root, flags, OPT(PAYLOAD, dns.rdatatype.OPT, ()))
