@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from netlab.errors import KernelError
-from netlab.kernel import rtnl
+from netlab.kernel import decode, rtnl
 from netlab.kernel.netlink import Socket
 from netlab.plan.objects import LINKS, Netns, Object, OtherLink, Route, Vxlan
 
@@ -41,9 +41,9 @@ def namespace(socket: Socket, like: frozenset[Object]) -> Namespace:
     for raw in raw_links:
         if raw.name == "lo":
             if raw.up:
-                ours.add(rtnl.loopback_object(raw))
+                ours.add(decode.loopback_object(raw))
             continue
-        link = rtnl.link_object(raw, names_by_index) if raw.is_ours else None
+        link = decode.link_object(raw, names_by_index) if raw.is_ours else None
         if link:
             ours.add(link)
         elif raw.name not in KERNEL_MADE:
@@ -57,24 +57,24 @@ def namespace(socket: Socket, like: frozenset[Object]) -> Namespace:
     return Namespace(frozenset(ours), frozenset(foreign), {raw.name: raw.index for raw in raw_links})
 
 
-def links(socket: Socket) -> list[rtnl.RawLink]:
+def links(socket: Socket) -> list[decode.RawLink]:
     """Read all interfaces of a namespace."""
-    return [rtnl.RawLink(buffer, start, end) for _, buffer, start, end in socket.dump(rtnl.DUMP_LINKS)]
+    return [decode.RawLink(buffer, start, end) for _, buffer, start, end in socket.dump(rtnl.DUMP_LINKS)]
 
 
-def _entries(socket: Socket, raw_links: list[rtnl.RawLink], names_by_index: dict[int, str]) -> Iterator[Object]:
+def _entries(socket: Socket, raw_links: list[decode.RawLink], names_by_index: dict[int, str]) -> Iterator[Object]:
     for _, buffer, start, end in socket.dump(rtnl.DUMP_ADDRESSES):
-        addr = rtnl.address_object(buffer, start, end, names_by_index)
+        addr = decode.address_object(buffer, start, end, names_by_index)
         if addr:
             yield addr
     for _, buffer, start, end in socket.dump(rtnl.DUMP_NEIGHBORS):
-        neighbor = rtnl.neighbor_object(buffer, start, end, names_by_index)
+        neighbor = decode.neighbor_object(buffer, start, end, names_by_index)
         if neighbor:
             yield neighbor
     for raw in raw_links:
         if raw.kind == Vxlan.__name__.lower():
             for _, buffer, start, end in socket.dump(rtnl.dump_fdb(raw.index)):
-                entry = rtnl.fdb_object(buffer, start, end, names_by_index)
+                entry = decode.fdb_object(buffer, start, end, names_by_index)
                 if entry:
                     yield entry
 
@@ -83,7 +83,7 @@ def _routes(socket: Socket, names_by_index: dict[int, str]) -> Iterator[tuple[Ro
     for version in (4, 6):
         try:
             for _, buffer, start, end in socket.dump(rtnl.dump_routes(version)):
-                found = rtnl.route_object(buffer, start, end, names_by_index)
+                found = decode.route_object(buffer, start, end, names_by_index)
                 if found:
                     yield found
         except FileNotFoundError:

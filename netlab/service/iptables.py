@@ -98,23 +98,19 @@ class _View:
     comments: bool
 
     @property
-    def external(self) -> bool:
-        """Whether it has an address for clients outside the cluster."""
-        return bool(self.port.node_port or self.port.external_ips or self.port.load_balancer_ips)
-
-    @property
     def firewalled(self) -> bool:
         return bool(self.choice.any and self.port.load_balancer_ips and self.port.source_ranges)
 
     @property
     def uses_cluster(self) -> bool:
         """Whether KUBE-SVC-x exists: external policy Local needs it too, for clients in the cluster."""
-        return bool(self.choice.cluster) and (self.port.internal_policy is Policy.CLUSTER or self.external)
+        return bool(self.choice.cluster) and (self.port.internal_policy is Policy.CLUSTER or self.port.is_external)
 
     @property
     def uses_local(self) -> bool:
         """Whether KUBE-SVL-x exists."""
-        wanted = Policy.LOCAL in (self.port.internal_policy, self.port.external_policy if self.external else None)
+        outside = self.port.external_policy if self.port.is_external else None
+        wanted = Policy.LOCAL in (self.port.internal_policy, outside)
         return bool(self.choice.local) and wanted
 
     def chain(self, prefix: Prefix) -> str:
@@ -164,7 +160,7 @@ def _nat_node_ports(view: _View) -> Iterator[str]:
 
 
 def _chains(view: _View) -> Iterator[Chain]:
-    if view.choice.any and view.external:
+    if view.choice.any and view.port.is_external:
         yield Chain(view.chain(Prefix.EXTERNAL), tuple(_external(view)))
     if view.firewalled:
         yield Chain(view.chain(Prefix.FIREWALL), tuple(_firewall(view)))

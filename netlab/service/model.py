@@ -77,6 +77,11 @@ class ServicePort:
         return f"{self.namespace}/{self.name}:{self.port_name}" if self.port_name else f"{self.namespace}/{self.name}"
 
     @property
+    def is_external(self) -> bool:
+        """Whether it has an address for clients outside the cluster."""
+        return bool(self.node_port or self.external_ips or self.load_balancer_ips)
+
+    @property
     def key(self) -> tuple[str, str, str, Protocol, int]:
         """What makes it another one: not its endpoints, nor anything that may change."""
         return self.namespace, self.name, self.port_name, self.protocol, self.cluster_ip.version

@@ -85,10 +85,6 @@ class _View:
     name: str
 
     @property
-    def external(self) -> bool:
-        return bool(self.port.node_port or self.port.external_ips or self.port.load_balancer_ips)
-
-    @property
     def firewalled(self) -> bool:
         return bool(self.port.load_balancer_ips and self.port.source_ranges)
 
@@ -97,10 +93,10 @@ class _View:
 
         What is reachable from outside needs the Cluster chain under any policy: the node and its pods go there.
         """
-        to_local = self.port.internal_policy, self.port.external_policy if self.external else None
-        wanted = (
-            self.external or self.port.internal_policy is policy if policy is Policy.CLUSTER else policy in to_local
-        )
+        port = self.port
+        wanted = port.internal_policy is policy
+        if port.is_external:
+            wanted |= policy in (Policy.CLUSTER, port.external_policy)
         return self.choice.under(policy) if wanted else ()
 
     def chain(self, policy: Policy) -> str:
@@ -181,7 +177,7 @@ def _chains(view: _View, names: Mapping[Endpoint, str]) -> Iterator[tuple[str, t
     """Yield a port's chains in the order of a packet's way."""
     if view.firewalled:
         yield f"firewall-{view.name}", (_firewall_rule(view),)
-    if view.external and view.choice.any:
+    if view.port.is_external and view.choice.any:
         yield f"external-{view.name}", tuple(_external_rules(view))
     for policy in Policy:
         if endpoints := view.used(policy):

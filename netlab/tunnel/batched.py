@@ -102,7 +102,7 @@ class Sender:
         packets = self._slots.prepare(found)
         if packets is None:
             return False
-        step = found.size * min(self._per_send, MAX_PAYLOAD // found.size)
+        step = found.size * max(1, min(self._per_send, MAX_PAYLOAD // found.size))
         for start in range(0, len(packets), step):
             self._send_train(packets[start : start + step], found.size, peer)
         return True

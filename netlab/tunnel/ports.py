@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 
 from netlab.errors import KernelError
-from netlab.kernel import netlink, rtnl
+from netlab.kernel import decode, netlink, rtnl
 
 GROUPS = 1 << 0 | 1 << 2  # RTMGRP_LINK, RTMGRP_NEIGH
 AF_UNSPEC = 0
@@ -62,7 +62,7 @@ class Ports:
     def entries(self) -> dict[bytes, int]:
         """Return behind which port (by interface index) each learned MAC address is. Raises OSError."""
         dumped = self._asking.dump(rtnl.dump_bridge_entries(self._bridge))
-        found = (rtnl.learned_entry(buffer, start, end) for _, buffer, start, end in dumped)
+        found = (decode.learned_entry(buffer, start, end) for _, buffer, start, end in dumped)
         return dict(entry for entry in found if entry)
 
     def close(self) -> None:

@@ -163,3 +163,19 @@ def carry_everything() -> None:
     for ends in ((one, two), (two, one), PODS_V6[1:]):
         assert train(*ends, content, 999) == pieces(content, 999)
     assert errors(one, two) == {}
+
+
+# --- without numpy ---------------------------------------------------------------------------------------------------
+
+
+def test_without_numpy_the_simple_loop_carries_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without libstdc++, where numpy is installed and cannot be loaded."""
+    (tmp_path / "numpy.py").write_text("raise ImportError('libstdc++.so.6: cannot open shared object file')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        network(direct=True),
+        Process(1, config_of(1, "auto"), tmp_path) as one,
+        Process(2, config_of(2, "auto"), tmp_path),
+    ):
+        assert one.said == "simple (numpy cannot be imported)"
+        transfer(*PODS[1:], MEGABYTE)

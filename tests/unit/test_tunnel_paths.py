@@ -46,4 +46,5 @@ def test_other_news_is_none(message: bytes) -> None:
 @given(st.binary(min_size=20, max_size=100))
 def test_any_packet_is_read_or_not(message: bytes) -> None:
     found = read_error(message, PORT)
-    assert found is None or (message[20:22] != b"" and 0 <= found[1] <= 0xFFFF)
+    start = (message[0] & 0x0F) * 4
+    assert found is None or message[start : start + 2] == b"\3\4"
