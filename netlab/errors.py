@@ -3,6 +3,7 @@
     NetlabError                     1  anything else that went wrong
     ├── UsageError                  2  the arguments name something that is not there
     ├── TopologyError               2  the file is wrong: carries every Problem at once
+    │   └── ManifestError           2  so is a file of Kubernetes manifests
     ├── PlanError                   2  the topology is right but cannot be built
     ├── KernelError                 1  the kernel refused one operation
     │   └── NotSupported            3  this kernel or machine lacks a feature or a privilege
@@ -45,7 +46,7 @@ class UsageError(NetlabError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One mistake in a topology file. `line` and `column` count from 1; 0 means the whole file."""
+    """One mistake in a topology file or manifest. `line` and `column` count from 1; 0 means the whole file."""
 
     file: str
     line: int
@@ -73,6 +74,10 @@ class TopologyError(NetlabError):
         if len(self.problems) > self.SHOWN:
             lines.append(f"... and {len(self.problems) - self.SHOWN} more problems")
         super().__init__("\n".join(lines))
+
+
+class ManifestError(TopologyError):
+    """A file of Kubernetes manifests is wrong, or does not fit the lab that it is for."""
 
 
 class PlanError(NetlabError):

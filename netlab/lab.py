@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import TracebackType
@@ -21,6 +21,7 @@ from types import TracebackType
 from netlab import names
 from netlab.check.matrix import LIMIT
 from netlab.check.model import Report
+from netlab.dns import zone_file
 from netlab.errors import KernelError, NetlabError, UsageError
 from netlab.folder import LabFolder, Record, known_labs
 from netlab.kernel import enter, netfilter, sysctl, tun
@@ -36,7 +37,8 @@ from netlab.plan.rules import tools
 from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
 from netlab.supervisor.client import ProcessState, Supervisor, write_etc
-from netlab.topology.model import Address, IpipBackend, Topology, UdpBackend
+from netlab.topology.model import Address, IpipBackend, Pod, Topology, UdpBackend
+from netlab.topology.system import keep_owned_pods, with_system
 
 LOCK_WAIT = 30.0  # seconds for another netlab to finish with the lab
 RETRY = 0.1  # seconds between two tries of a check
@@ -65,7 +67,7 @@ class Lab:
     """One lab: a topology, its folder, and the kernel that it lives in."""
 
     def __init__(self, topology: Topology, source: str = "") -> None:
-        self.topology = topology
+        self.topology = with_system(topology)
         self.source = source
         self.folder = LabFolder(topology.name)
         self.keeper = Supervisor(topology.name, self.folder.runtime)
@@ -112,6 +114,7 @@ class Lab:
         `begin` is told how many operations there are, `progress` how many more are done.
         """
         started = time.monotonic()
+        self.topology = self._with_owned_pods()
         if dry_run:
             from netlab.store.allocate import allocate
 
@@ -119,21 +122,45 @@ class Lab:
             return Outcome(found.drift, found.plan, time.monotonic() - started)
         self._require()
         with self.folder.lock(wait), LinuxKernel(self.keeper) as kernel:
-            old_rules = self._old_rules()
-            plan = self._acquire()
-            like = {netns: entries | old_rules.get(netns, frozenset()) for netns, entries in plan.objects.items()}
-            before = kernel.observe(self.name, like).objects
-            ops = first = diff(before, plan.objects)
-            begin(len(ops))
-            for _ in range(ROUNDS):
-                kernel.apply(ops, progress)
-                if not before or not ops:
-                    break
-                ops = diff(kernel.observe(self.name, like).objects, plan.objects)
-            else:
-                if ops:
-                    raise _restless(self.name, ops)
-            return Outcome(tuple(first), plan, time.monotonic() - started)
+            self.topology = self._with_owned_pods()
+            ops, plan = self._realize(kernel, begin, progress)
+            return Outcome(tuple(ops), plan, time.monotonic() - started)
+
+    def change_pods(self, add: Iterable[Pod] = (), remove: Iterable[str] = (), *, wait: float = LOCK_WAIT) -> None:
+        """Add pods to the lab that is up, and remove others by name; all else stays what the record says."""
+        with self.folder.lock(wait), LinuxKernel(self.keeper) as kernel:
+            record = self.folder.find_record()
+            if record is None:
+                raise NetlabError(f"the folder of lab {self.name} is lost", "`netlab up FILE` puts it back")
+            gone = {*remove, *(pod.name for pod in add)}
+            kept = (pod for pod in record.topology.pods if pod.name not in gone)
+            self.topology = replace(record.topology, pods=(*kept, *add))
+            self._realize(kernel, no_progress, no_progress)
+
+    def _realize(
+        self, kernel: LinuxKernel, begin: Callable[[int], None], progress: Callable[[int], None]
+    ) -> tuple[list[Op], Plan]:
+        """Make the kernel what the topology says, and return the operations that this took first."""
+        old_rules = self._old_rules()
+        plan = self._acquire()
+        like = {netns: entries | old_rules.get(netns, frozenset()) for netns, entries in plan.objects.items()}
+        before = kernel.observe(self.name, like).objects
+        ops = first = diff(before, plan.objects)
+        begin(len(ops))
+        for _ in range(ROUNDS):
+            kernel.apply(ops, progress)
+            if not before or not ops:
+                break
+            ops = diff(kernel.observe(self.name, like).objects, plan.objects)
+        else:
+            if ops:
+                raise _restless(self.name, ops)
+        return first, plan
+
+    def _with_owned_pods(self) -> Topology:
+        """Return the topology with the pods that the control plane has made in the lab that is up."""
+        record = self.folder.find_record()
+        return keep_owned_pods(self.topology, record.topology) if record else self.topology
 
     def _old_rules(self) -> Objects:
         """Return the rulesets that the last `up` made, if the topology now wants others: nothing else names them."""
@@ -166,6 +193,9 @@ class Lab:
         snapshot = self.folder.store.acquire(self.topology)
         self.folder.write_record(Record(self.topology, self.source))
         write_etc(self.folder.runtime, pod_files(self.topology, snapshot))
+        zone = self.folder.runtime / "zone.json"
+        if not zone.exists():  # cluster DNS reads it when it starts; the control plane fills it
+            zone_file.write(zone, zone_file.Cluster())
         return build(self.topology, snapshot)
 
     def down(self, *, wait: float = LOCK_WAIT) -> bool:

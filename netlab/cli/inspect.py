@@ -46,6 +46,8 @@ def _details(entry: object) -> str:
             return "".join(f"\n      {rule}" for rule in getattr(entry, "rules", ()))
         case "Process":
             return f": {' '.join(getattr(entry, 'argv', ()))}"
+        case "ControlPlane":
+            return ": Services and cluster DNS"
         case "Forwarder":
             return (
                 f": {getattr(entry, 'kind', '')}, {getattr(entry, 'dev', '')} to UDP port {getattr(entry, 'port', '')}"

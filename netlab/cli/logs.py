@@ -16,15 +16,18 @@ from netlab.errors import UsageError
 def logs_command(lab: str | None, container: str | None, tail: int | None, pod: str) -> None:
     """Show what the containers of a POD have written to their standard output and error.
 
-    With the name of a node: what its forwarder has written (backend udp).
+    With the name of a node: what its forwarder has written (backend udp). With `control-plane`: what the lab's control
+    plane has.
     """
-    from netlab.supervisor.client import FORWARDER
+    from netlab.supervisor.client import CONTROL_PLANE, FORWARDER
 
     found = find_lab(lab)
     entry = found.topology.find_pod(pod)
     names = [each.name for each in entry.containers] if entry else []
     if found.topology.backend.type == "udp" and found.topology.find_node(pod):
         names = [FORWARDER]
+    if pod == CONTROL_PLANE and not entry:
+        names = [CONTROL_PLANE]
     if not names or (container and container not in names):
         has = f"it has {', '.join(names)}" if names else "it has no containers"
         raise UsageError(f"there is no log of {pod}{f' container {container}' if container else ''}", has)

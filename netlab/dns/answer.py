@@ -1,7 +1,8 @@
 """The DNS answerer without its sockets: the bytes of a query become the bytes of the reply. Pure.
 
 dnspython reads and writes the wire format (RFC 1035; EDNS is RFC 6891); records.py knows what there is to answer. The
-header is CoreDNS's: AA set, RA not, RD and CD as asked. A lab has no upstream: other names are REFUSED.
+header is CoreDNS's: AA set, RA not, RD and CD as asked. A lab has no upstream, and other names are REFUSED, as
+by a CoreDNS that does not serve their zone. Several addresses come in a new order each time (its plugin loadbalance).
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -12,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+from random import Random
+from typing import NamedTuple
 
 import dns.exception
 import dns.name
@@ -24,6 +28,7 @@ import dns.rrset
 import dns.wire
 from dns.rcode import Rcode
 from dns.rdtypes.ANY.CNAME import CNAME
+from dns.rdtypes.ANY.NS import NS
 from dns.rdtypes.ANY.OPT import OPT
 from dns.rdtypes.ANY.PTR import PTR
 from dns.rdtypes.ANY.SOA import SOA
@@ -32,7 +37,8 @@ from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
 from dns.rdtypes.IN.SRV import SRV
 
-from netlab.dns.records import Found, Name, Outcome, Record, Srv, Type, Zone
+from netlab.dns.names import Name
+from netlab.dns.records import Found, Outcome, Record, Srv, Type, Zone
 
 QR, AA, TC, RD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0010  # header flags
 OPCODE = 0x7800
@@ -41,6 +47,7 @@ PAYLOAD = 1232  # bytes that this side takes by UDP: no fragments at IPv6's smal
 SMALLEST, LARGEST_UDP, LARGEST_TCP = 512, 65507, 65535  # bytes
 OPT_SIZE = 11
 SMALLEST_RECORD = 12  # bytes: a pointer to its name, and 10 of header
+ADDRESS_SIZES = {Type.A: 4, Type.AAAA: 16}  # bytes
 REPLIES_KEPT, REPLY_KEPT, QUERY_KEPT = 4096, 4096, 512  # how many, and how large
 SOA_NUMBERS = 20  # bytes: the serial and the four times, at the record's end
 OPCODE_QUERY = 0
@@ -74,46 +81,68 @@ class _Query:
         return min(max(self.edns.payload, SMALLEST), LARGEST_UDP) if self.edns else SMALLEST
 
 
-def answer(query: bytes, zone: Zone, *, udp: bool, now: int) -> bytes | None:
+class _Kept(NamedTuple):
+    """A reply without its id that holds at any time: `head`, then what is new each time, then `tail`.
+
+    That is the SOA's serial where it is dated, or as many of the addresses as there is room for.
+    """
+
+    head: bytes
+    dated: bool = False
+    addresses: tuple[Record, ...] = ()
+    room: int = 0
+    before: bytes = b""  # each address
+    tail: bytes = b""
+
+
+def answer(query: bytes, zone: Zone, *, udp: bool, now: int, order: Random | None = None) -> bytes | None:
     """Return the reply to a query, None for bytes that get none; `now` in seconds (Unix) is the SOA's serial.
 
     Never raises: what cannot be read is answered with FORMERR. A reply by UDP keeps to the size that the query allows.
+    Without `order` several addresses stay in the zone's order.
     """
     if len(query) < 2 or (len(query) > 2 and query[2] & QR >> 8):
         return None
     key = (query[2:], udp)
-    kept = zone.replies.get(key)
+    kept: _Kept | None = zone.replies.get(key)
     if kept is None:
-        serial_at, reply = _reply(query, zone, udp=udp)
-        kept = serial_at, reply[2:]
-        if len(query) <= QUERY_KEPT and len(reply) <= REPLY_KEPT:
+        kept = _reply(query, zone, udp=udp)
+        if len(query) <= QUERY_KEPT and len(kept.head) + len(kept.tail) <= REPLY_KEPT:
             if len(zone.replies) >= REPLIES_KEPT:
                 zone.replies.clear()
             zone.replies[key] = kept
-    serial_at, rest = kept
-    if serial_at is None:
-        return query[:2] + rest
-    return query[:2] + rest[: serial_at - 2] + (now & 0xFFFFFFFF).to_bytes(4, "big") + rest[serial_at + 2 :]
+    if not kept.tail and not kept.addresses:
+        return query[:2] + kept.head
+    if kept.dated:
+        return query[:2] + kept.head + (now & 0xFFFFFFFF).to_bytes(4, "big") + kept.tail
+    chosen = order.sample(kept.addresses, kept.room) if order else kept.addresses[: kept.room]
+    return query[:2] + kept.head + b"".join(kept.before + _packed(record) for record in chosen) + kept.tail
 
 
-def _reply(query: bytes, zone: Zone, *, udp: bool) -> tuple[int | None, bytes]:
-    """Return a reply that holds at any time, and where in it the SOA's serial goes, if it has one."""
+def _packed(record: Record) -> bytes:
+    assert isinstance(record.value, (IPv4Address, IPv6Address))
+    return record.value.packed
+
+
+def _reply(query: bytes, zone: Zone, *, udp: bool) -> _Kept:
     if len(query) < 12:
-        return None, _header_only(query, Rcode.FORMERR)
+        return _Kept(_header_only(query, Rcode.FORMERR)[2:])
     if query[2] & OPCODE >> 8 != OPCODE_QUERY:
-        return None, _header_only(query, Rcode.NOTIMP)
+        return _Kept(_header_only(query, Rcode.NOTIMP)[2:])
     try:
         asked = _read(query)
     except dns.exception.DNSException:
-        return None, _header_only(query, Rcode.FORMERR)
+        return _Kept(_header_only(query, Rcode.FORMERR)[2:])
     if asked.edns and asked.edns.version != 0:
-        return None, _write(asked, Rcode.BADVERS, limit=SMALLEST)
+        return _Kept(_write(asked, Rcode.BADVERS, limit=SMALLEST)[2:])
     if asked.rdclass != IN or asked.kind in TRANSFERS:
-        return None, _write(asked, Rcode.REFUSED, limit=SMALLEST)
+        return _Kept(_write(asked, Rcode.REFUSED, limit=SMALLEST)[2:])
     found = zone.look_up(asked.labels, asked.kind)
     if found.outcome is Outcome.OUTSIDE:
-        return None, _write(asked, Rcode.REFUSED, limit=SMALLEST)
-    return _found(asked, found, zone, limit=asked.limit(udp=udp))
+        return _Kept(_write(asked, Rcode.REFUSED, limit=SMALLEST)[2:])
+    if found.outcome is Outcome.ANSWER:
+        return _positive(asked, found, limit=asked.limit(udp=udp))
+    return _negative(asked, found, zone, limit=asked.limit(udp=udp))
 
 
 def _read(query: bytes) -> _Query:
@@ -154,11 +183,23 @@ def _header_only(query: bytes, rcode: Rcode) -> bytes:
     return query[:2] + flags.to_bytes(2, "big") + bytes(8)
 
 
-def _found(asked: _Query, found: Found, zone: Zone, *, limit: int) -> tuple[int | None, bytes]:
-    """Return the reply with what the zone has, and an SOA where that is nothing; its serial is filled in later."""
+def _positive(asked: _Query, found: Found, *, limit: int) -> _Kept:
+    """Return the reply with what the zone has. Addresses are the last of the answers, each as long as the others."""
+    reply = _write(asked, Rcode.NOERROR, limit=limit, found=found)
+    addresses = tuple(record for record in found.answers if record.type in ADDRESS_SIZES)
+    others = len(found.answers) - len(addresses)  # CNAMEs that lead there
+    room = int.from_bytes(reply[6:8], "big") - others
+    if len(addresses) < 2 or room < 1:
+        return _Kept(reply[2:])
+    end = len(reply) - (OPT_SIZE if asked.edns else 0)
+    start = end - room * (SMALLEST_RECORD + ADDRESS_SIZES[addresses[0].type])
+    before = reply[start : start + SMALLEST_RECORD]
+    return _Kept(reply[2:start], addresses=addresses, room=room, before=before, tail=reply[end:])
+
+
+def _negative(asked: _Query, found: Found, zone: Zone, *, limit: int) -> _Kept:
+    """Return the reply with an SOA, whose serial is filled in later."""
     origin = found.origin
-    if found.outcome is Outcome.ANSWER:
-        return None, _write(asked, Rcode.NOERROR, limit=limit, found=found)
     owner = _name(origin, asked, origin)
     rdata = SOA(
         IN,
@@ -175,7 +216,8 @@ def _found(asked: _Query, found: Found, zone: Zone, *, limit: int) -> tuple[int 
     rcode = Rcode.NXDOMAIN if found.outcome is Outcome.NXDOMAIN else Rcode.NOERROR
     section = ANSWER if asked.kind == Type.SOA and asked.labels == origin else AUTHORITY  # at the apex
     reply = _write(asked, rcode, limit=limit, found=found, soa=(section, *soa))
-    return len(reply) - (OPT_SIZE if asked.edns else 0) - SOA_NUMBERS, reply
+    serial_at = len(reply) - (OPT_SIZE if asked.edns else 0) - SOA_NUMBERS
+    return _Kept(reply[2:serial_at], dated=True, tail=reply[serial_at + 4 :])
 
 
 def _write(
@@ -225,6 +267,8 @@ def _rdata(record: Record, asked: _Query, origin: Name) -> dns.rdata.Rdata:
             return AAAA(IN, dns.rdatatype.AAAA, str(address))
         case _, Srv(priority, weight, port, target):
             return SRV(IN, dns.rdatatype.SRV, priority, weight, port, _name(target, asked, origin))
+        case Type.NS, tuple(target):
+            return NS(IN, dns.rdatatype.NS, _name(target, asked, origin))
         case Type.CNAME, tuple(target):
             return CNAME(IN, dns.rdatatype.CNAME, _name(target, asked, origin))
         case Type.PTR, tuple(target):

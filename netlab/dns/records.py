@@ -9,23 +9,24 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, StrEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import NamedTuple, cast
+from ipaddress import ip_address
+from typing import Any, NamedTuple, cast
 
+from netlab.dns.names import REVERSE, Name, dashed_address, fits, labels_of, reversed_address
 from netlab.service.model import Protocol
 from netlab.topology.model import Address
 
-Name = tuple[str, ...]
 SCHEMA_VERSION = "1.1.0"
 SCHEMA_TTL = 28800  # seconds
+SERVER = "kube-system", "kube-dns"  # the Service that this server is behind
 LONGEST_CHAIN = 8  # CNAMEs that are followed: CoreDNS, plugin/backend_lookup.go
-REVERSE = {4: ("in-addr", "arpa"), 6: ("ip6", "arpa")}
 
 
 class Type(IntEnum):
     """The record types that a cluster has."""
 
     A = 1
+    NS = 2
     CNAME = 5
     SOA = 6
     PTR = 12
@@ -101,7 +102,7 @@ class Srv(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One record; its TTL is in seconds. The value of TXT is a string, that of CNAME and PTR a name."""
+    """One record; its TTL is in seconds. The value of TXT is a string, that of NS, CNAME and PTR a name."""
 
     name: Name
     type: Type
@@ -156,7 +157,7 @@ class Zone:
     namespaces: frozenset[str]
     services: Mapping[tuple[str, str], Service]  # by namespace and name
     pods: frozenset[Pod]
-    replies: dict[tuple[bytes, bool], tuple[int | None, bytes]] = field(default_factory=dict)
+    replies: dict[tuple[bytes, bool], Any] = field(default_factory=dict)
     _names: dict[tuple[str, str], dict[Name, Types]] = field(default_factory=dict)
     _services_at: dict[Address, Service] = field(default_factory=dict)  # by cluster IP
     _endpoints_at: dict[Address, list[tuple[Service, Endpoint]]] = field(default_factory=dict)
@@ -174,7 +175,7 @@ class Zone:
     ) -> Zone:
         """Index a cluster; TTL in seconds. Raise ValueError for a domain that DNS cannot carry."""
         labels = labels_of(domain)
-        if not labels or not _fits(("hostmaster", *labels)):
+        if not labels or not fits(("hostmaster", *labels)):
             raise ValueError(f"cluster domain {domain!r}: no name that DNS can carry")
         return cls(
             domain=labels,
@@ -206,7 +207,9 @@ class Zone:
         """Return what a name has by record type, empty for one that only others are under, None for no such name."""
         match name[: len(name) - len(origin)]:
             case ():
-                return EXISTS
+                return self._apex_types(name)
+            case ("ns", "dns"):
+                return self._server_types(name, origin)
             case labels if origin != self.domain:
                 return self._reverse_types(name, labels)
             case ("dns-version",):
@@ -222,6 +225,31 @@ class Zone:
             case (*labels, namespace, "pod") if self.pod_records is not PodRecords.DISABLED and len(labels) < 2:
                 return self._pod_types(name, namespace, labels[0]) if labels else EXISTS
         return None
+
+    def _apex_types(self, origin: Name) -> Types:
+        """Return the zone's NS: the Service that this server is behind (CoreDNS, plugin/kubernetes/ns.go).
+
+        CoreDNS names it below each zone that it serves, also the reverse ones.
+        """
+        namespace, name = SERVER
+        target = (name, namespace, "svc", *origin)
+        addresses = self._server_addresses()
+        if not addresses or not fits(target):
+            return EXISTS
+        extra = tuple(Record(target, ADDRESS_TYPE[address.version], self.ttl, address) for address in addresses)
+        return {Type.NS: Found(Outcome.ANSWER, origin, (Record(origin, Type.NS, self.ttl, target),), extra)}
+
+    def _server_types(self, name: Name, origin: Name) -> Types:
+        """Return what the SOA's primary server has: ns.dns.<zone>."""
+        types: dict[int, Found] = {}
+        for address in self._server_addresses():
+            kind = ADDRESS_TYPE[address.version]
+            types[kind] = Found(Outcome.ANSWER, origin, (Record(name, kind, self.ttl, address),))
+        return types
+
+    def _server_addresses(self) -> tuple[Address, ...]:
+        service = self.services.get(SERVER)
+        return service.cluster_ips if service and service.kind is Kind.CLUSTER_IP else ()
 
     def _one(self, record: Record) -> Found:
         return Found(Outcome.ANSWER, self.domain, (record,))
@@ -259,7 +287,7 @@ class Zone:
         }
 
     def _pod_types(self, name: Name, namespace: str, label: str) -> Types | None:
-        address = _dashed_address(label)
+        address = dashed_address(label)
         if address is None:
             return None
         if self.pod_records is PodRecords.VERIFIED and Pod(namespace, address) not in self.pods:
@@ -268,10 +296,10 @@ class Zone:
         return {kind: self._one(Record(name, kind, self.ttl, address))}
 
     def _reverse_types(self, name: Name, labels: Name) -> Types | None:
-        address = _reversed_address(labels, name[len(labels) :])
+        address = reversed_address(labels, name[len(labels) :])
         if address is None:
             return None
-        targets = [target for target in self._names_of(address) if _fits(target)]
+        targets = [target for target in self._names_of(address) if fits(target)]
         answers = tuple(dict.fromkeys(Record(name, Type.PTR, self.ttl, target) for target in targets))
         return {Type.PTR: Found(Outcome.ANSWER, REVERSE[address.version], answers)} if answers else None
 
@@ -316,12 +344,6 @@ class Zone:
         return Found(Outcome.NODATA, self.domain)
 
 
-def labels_of(name: str) -> Name:
-    """Return the lower-case labels of a name in text, with or without the last dot."""
-    text = name.lower().removesuffix(".")
-    return tuple(text.split(".")) if text else ()
-
-
 def endpoint_label(endpoint: Endpoint, address: Address) -> str:
     """Return what an endpoint is called under its Service: its hostname, else its address with dashes."""
     return endpoint.hostname.lower() or str(address).replace(".", "-").replace(":", "-")
@@ -345,7 +367,7 @@ def _places(service: Service, base: Name) -> dict[Name, dict[_Place, None]]:
         shared += [_Place(address, port, base) for port in ports for address in service.cluster_ips]
     for address, endpoint in _published(service):
         own = (endpoint_label(endpoint, address), *base)
-        if not _fits(own):
+        if not fits(own):
             continue
         places = [_Place(address, port, own) for port in endpoint.ports or (_NO_PORT,)]
         found.setdefault(own, {}).update(dict.fromkeys(places))
@@ -356,7 +378,7 @@ def _places(service: Service, base: Name) -> dict[Name, dict[_Place, None]]:
         if place.port.name:
             port = (f"_{place.port.name}".lower(), f"_{place.port.protocol}".lower(), *base)
             found.setdefault(port, {})[place] = None
-    return {name: places for name, places in found.items() if _fits(name)}
+    return {name: places for name, places in found.items() if fits(name)}
 
 
 def _external_target(text: str) -> Name:
@@ -365,32 +387,5 @@ def _external_target(text: str) -> Name:
         ip_address(text)
     except ValueError:
         target = labels_of(text)
-        return target if _fits(target) else ()
+        return target if fits(target) else ()
     return ()
-
-
-def _dashed_address(label: str) -> Address | None:
-    dots = label.count("-") == 3 and "--" not in label
-    if not set(label) <= set("0123456789abcdef-"):
-        return None
-    try:
-        return ip_address(label.replace("-", "." if dots else ":"))
-    except ValueError:
-        return None
-
-
-def _reversed_address(labels: Name, origin: Name) -> Address | None:
-    try:
-        if origin == REVERSE[4]:
-            return IPv4Address(".".join(reversed(labels)))
-        if len(labels) == 32 and set(labels) <= set("0123456789abcdef"):
-            return IPv6Address(int("".join(reversed(labels)), 16))
-    except ValueError:
-        pass
-    return None
-
-
-def _fits(name: Name) -> bool:
-    """Tell whether DNS can carry a name: labels of 1 to 63 bytes, 255 with their lengths (RFC 1035, 3.1)."""
-    short = all(0 < len(label) <= 63 and label.isascii() for label in name)
-    return short and sum(map(len, name)) + len(name) + 1 <= 255

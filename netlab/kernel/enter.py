@@ -83,6 +83,30 @@ def run(
         raise _refusal(argv[0], place, exc) from exc
 
 
+def start(argv: Sequence[str], place: Place, *, output: int) -> subprocess.Popen[bytes]:
+    """Start a command as the leader of a process group of its own; all that it says goes to a file descriptor.
+
+    Raises UsageError as `execute` does.
+    """
+
+    def inside() -> subprocess.Popen[bytes]:
+        _enter(place)
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=place.cwd,
+            env=_environment(place),
+            start_new_session=True,
+        )
+
+    try:
+        return netns.run_in_thread(inside)
+    except OSError as exc:
+        raise _refusal(argv[0], place, exc) from exc
+
+
 def _enter(place: Place) -> list[str]:
     """Move this thread into the place and return what it has to do without."""
     netns.enter(place.netns)

@@ -144,7 +144,7 @@ _ROWS: dict[Kind, tuple[tuple[str, Probe, str, str], ...]] = {  # name, probe, n
         (
             "dummy",
             probes.unless_loading("dummy", probes.link("dummy"), _DUMMY0),
-            "kube-ipvs0 of proxy ipvs",
+            "kube-ipvs0 of proxy ipvs, else a bridge",
             _module("dummy", "CONFIG_DUMMY"),
         ),
         (
@@ -200,7 +200,7 @@ _ROWS: dict[Kind, tuple[tuple[str, Probe, str, str], ...]] = {  # name, probe, n
             _package("nftables", "CONFIG_NFT_MASQ"),
         ),
         ("ipset", probes.ipset, "proxy ipvs", _package("ipset", "CONFIG_IP_SET")),
-        ("ipvs", probes.ipvs, "proxy ipvs", _module("ip_vs", "CONFIG_IP_VS")),
+        ("ipvs", probes.ipvs, "proxy ipvs", f"{_module('ip_vs', 'CONFIG_IP_VS')}, as a `netlab vm` has"),
         (
             "br_netfilter",
             probes.br_netfilter,

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from netlab import names
 from netlab.errors import NotSupported, ProgramError
@@ -77,9 +77,9 @@ def read(like: Objects) -> dict[Netns, set[Ruleset]]:
 
 def _run(calls: list[Call]) -> Iterator[tuple[Call, str]]:
     """Run tools inside their namespaces, a few at a time; yield each call with its output."""
-    for start in range(0, len(calls), PARALLEL):
-        group = calls[start : start + PARALLEL]
-        running = [(call, netns.call(call.netns, _start, call)) for call in group]
+    for first in range(0, len(calls), PARALLEL):
+        group = calls[first : first + PARALLEL]
+        running = [(call, netns.call(call.netns, start, call)) for call in group]
         for call, process in running:
             output, said = process.communicate(call.stdin)
             if process.returncode:
@@ -87,13 +87,16 @@ def _run(calls: list[Call]) -> Iterator[tuple[Call, str]]:
             yield call, output
 
 
-def _start(call: Call) -> subprocess.Popen[str]:
-    """Start a tool in this thread's namespace. It bears the lab's mark: `down` ends it should netlab be killed."""
+def start(call: Call, said: IO[bytes] | None = None) -> subprocess.Popen[str]:
+    """Start a tool in this thread's namespace. It bears the lab's mark: `down` ends it should netlab be killed.
+
+    What it says goes into the file `said`, or else into a pipe: for whoever writes more than a pipe holds.
+    """
     pipe = subprocess.PIPE
     owner = names.find_owner(call.netns)
     environment = {**os.environ, "PATH": search_path(), MARK: owner.lab if owner else ""}
     try:
-        return subprocess.Popen(call.argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+        return subprocess.Popen(call.argv, stdin=pipe, stdout=pipe, stderr=said or pipe, text=True, env=environment)
     except FileNotFoundError:
         require([call.argv[0].split("-")[0]])
         raise

@@ -90,10 +90,13 @@ def nested(payload: bytes) -> dict[int, bytes]:
 
 
 class Socket:
-    """A rtnetlink socket of the namespace that the opening thread is in; usable from any thread afterwards."""
+    """A netlink socket, rtnetlink's by default, of the namespace that the opening thread is in.
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    It is usable from any thread afterwards.
+    """
+
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.bind((0, 0))
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_interface
 
 from netlab import names
+from netlab.controllers.environment import environment, expand
 from netlab.overlay import overlay_of
 from netlab.overlay.backend import POD_BRIDGE, UPLINK, Share, Site
 from netlab.overlay.udp import most_segments
@@ -19,6 +21,7 @@ from netlab.plan.objects import (
     PAUSE,
     Addr,
     Bridge,
+    ControlPlane,
     End,
     Loopback,
     Netns,
@@ -34,7 +37,8 @@ from netlab.plan.objects import (
 from netlab.plan.rules import rulesets
 from netlab.plan.underlay import ANYWHERE, machine_routes, router_address, router_routes, with_prefix
 from netlab.store.store import Snapshot
-from netlab.topology.model import Address, Container, Network, Node, Pod, Role, Router, Segment, Topology, UdpBackend
+from netlab.topology.model import Address, Network, Node, Pod, Proxy, Role, Router, Segment, Topology, UdpBackend
+from netlab.topology.system import OWNER
 
 POD_INTERFACE = "eth0"
 
@@ -44,7 +48,9 @@ def build(topology: Topology, snapshot: Snapshot) -> Plan:
     pods: dict[str, list[Pod]] = defaultdict(list)
     for pod in topology.pods:
         pods[pod.node].append(pod)
-    objects: dict[Netns, frozenset[Object]] = {names.fabric(topology.name): frozenset(_fabric(topology))}
+    objects: dict[Netns, frozenset[Object]] = {
+        names.fabric(topology.name): frozenset((*_fabric(topology), *_control_plane(topology, snapshot)))
+    }
     refusals: list[Refusal] = []
     for router in topology.routers:
         objects[names.netns(topology.name, router.name)] = frozenset(_router(topology, router))
@@ -91,7 +97,7 @@ def _pod(topology: Topology, snapshot: Snapshot, pod: Pod) -> Iterator[Object]:
         for cidr in topology.cluster_cidrs:
             if cidr.version == address.version:
                 yield Route(cidr, POD_INTERFACE, gateway)
-    yield from _processes(pod)
+    yield from _processes(snapshot, pod)
 
 
 def _pod_cable(topology: Topology, snapshot: Snapshot, pod: Pod) -> tuple[Veth, Veth]:
@@ -108,18 +114,33 @@ def _pod_cable(topology: Topology, snapshot: Snapshot, pod: Pod) -> tuple[Veth, 
     )
 
 
-def _processes(pod: Pod) -> Iterator[Process]:
+def _processes(snapshot: Snapshot, pod: Pod) -> Iterator[Process]:
     """Yield a pod's processes: pause first, which holds the pod; none where there is nothing to hold it for."""
     if not pod.containers:
         return
     yield Process(pod.name, PAUSE, (PAUSE,))
+    node = snapshot.leases[pod.node].public_ips
+    addresses = node if pod.host_network else snapshot.pods[pod.name]
     for container in pod.containers:
-        yield _process(pod, container)
+        env = environment(container, pod, addresses, node)
+        argv = tuple(expand(word, dict(env)) for word in container.command)
+        if not argv:
+            argv = ("netlab-echo", *(f"--port={port.port}/{port.protocol}" for port in container.ports))
+            env = (("NETLAB_NAMESPACE", pod.namespace), ("NETLAB_NODE", pod.node), *env)
+        yield Process(pod.name, container.name, argv, env, container.working_dir, container.restart)
 
 
-def _process(pod: Pod, container: Container) -> Process:
-    env = tuple((variable.name, variable.value) for variable in container.env)
-    return Process(pod.name, container.name, container.command, env, container.working_dir, container.restart)
+def _control_plane(topology: Topology, snapshot: Snapshot) -> Iterator[ControlPlane]:
+    """Yield the lab's control plane, where there is anything for it to do.
+
+    Its version covers all that it reads but the pods of workloads, which it makes itself.
+    """
+    if topology.proxy is Proxy.NONE or not topology.cluster_nodes:
+        return
+    pods = tuple(pod for pod in topology.pods if pod.owner in ("", OWNER))
+    addresses = {pod.name: snapshot.pods.get(pod.name) for pod in pods}
+    known = repr((replace(topology, pods=pods, checks=()), snapshot.leases, snapshot.machines, addresses))
+    yield ControlPlane(names.short_hash(known, digits=16))
 
 
 # --- the node --------------------------------------------------------------------------------------------------------
@@ -136,7 +157,7 @@ def _node(topology: Topology, snapshot: Snapshot, node: Node, pods: list[Pod]) -
         yield Addr(POD_BRIDGE, ip_interface(f"{gateway}/{cidr.prefixlen}"))
     for pod in pods:
         if pod.host_network:
-            yield from _processes(pod)
+            yield from _processes(snapshot, pod)
         else:
             yield _pod_cable(topology, snapshot, pod)[1]
     for cidr in lease.pod_cidrs:

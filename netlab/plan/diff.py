@@ -20,6 +20,7 @@ from netlab.plan.objects import (
     LINKS,
     Addr,
     Bridge,
+    ControlPlane,
     FdbEntry,
     Forwarder,
     Key,
@@ -100,6 +101,7 @@ _PHASES: Mapping[type, Phase] = {
     Ruleset: Phase.RULES,
     Process: Phase.PROCESS,
     Forwarder: Phase.PROCESS,
+    ControlPlane: Phase.PROCESS,
     Tun: Phase.TUN,
 }
 

@@ -9,6 +9,7 @@ from netlab.plan.diff import Action, Op
 from netlab.plan.objects import (
     LINKS,
     Addr,
+    ControlPlane,
     FdbEntry,
     Forwarder,
     Key,
@@ -124,6 +125,8 @@ def name_of(entry: Object) -> str:
             return f"{entry.name} of pod {entry.pod}"
         case Forwarder():
             return "forwarder"
+        case ControlPlane():
+            return "control plane"
         case OtherLink():
             return f"interface {entry.name} ({entry.kind})"
     return f"interface {entry.name}"

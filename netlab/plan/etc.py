@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from netlab.plan.underlay import router_address
 from netlab.store.store import Snapshot
-from netlab.topology.model import Address, Pod, Topology
+from netlab.topology.model import Address, Pod, Proxy, Topology
+from netlab.topology.system import dns_addresses
 
-SEARCH = ("default.svc.cluster.local", "svc.cluster.local", "cluster.local")  # of the namespace `default`
+ZONE = "cluster.local"
 
 _LOCALHOST = """\
 127.0.0.1\tlocalhost
@@ -57,18 +58,28 @@ def hosts(topology: Topology, snapshot: Snapshot, member: str) -> str:
         text = "# Written by netlab, as kubelet does (host network).\n"
         return text + _LOCALHOST + _lines(_machines(topology, snapshot)) + _aliases(pod)
     text = "# Written by netlab, as kubelet does.\n"
-    return text + _LOCALHOST + _lines((address, pod.name) for address in snapshot.pods[pod.name]) + _aliases(pod)
+    return text + _LOCALHOST + _lines((address, _own_names(pod)) for address in snapshot.pods[pod.name]) + _aliases(pod)
+
+
+def _own_names(pod: Pod) -> str:
+    """Return a pod's host name; with a subdomain its whole name in the cluster comes first."""
+    name = pod.hostname or pod.name
+    return f"{name}.{pod.subdomain}.{pod.namespace}.svc.{ZONE}\t{name}" if pod.subdomain else name
 
 
 def resolv_conf(topology: Topology, member: str) -> str:
-    """Return /etc/resolv.conf: a pod's has the cluster's search list (dnsPolicy ClusterFirst), others' none.
+    """Return /etc/resolv.conf: a pod's names cluster DNS and its search list (dnsPolicy ClusterFirst), others' none.
 
     A hostNetwork pod has its node's, as in Kubernetes.
     """
     pod = topology.find_pod(member)
     if pod is None or pod.host_network:
         return _NO_SERVER
-    return f"search {' '.join(SEARCH)}\noptions ndots:5\n" + _NO_SERVER
+    search = f"search {pod.namespace}.svc.{ZONE} svc.{ZONE} {ZONE}\n"
+    if topology.proxy is Proxy.NONE:
+        return f"{search}options ndots:5\n{_NO_SERVER}"
+    servers = (f"nameserver {address}\n" for address in dns_addresses(topology.service_cidrs))
+    return f"{search}{''.join(servers)}options ndots:5\n"
 
 
 def _machines(topology: Topology, snapshot: Snapshot) -> Iterator[tuple[Address, str]]:

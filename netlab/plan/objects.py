@@ -290,13 +290,28 @@ class Forwarder:
         return ("forwarder", self.node)
 
 
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """The lab's one control plane: `netlab.control`, which makes Services work on every node.
+
+    `version` stands for all that it has to read again; it learns of another one as it runs.
+    """
+
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"version"})
+    version: str
+
+    @property
+    def key(self) -> Key:
+        return ("control-plane",)
+
+
 Link = Loopback | Veth | Bridge | Vxlan | Ipip | Tun | OtherLink
-Kept = Process | Forwarder
+Kept = Process | Forwarder | ControlPlane
 Object = Link | Addr | Route | Neighbor | FdbEntry | Sysctl | Ruleset | Kept
 Objects = Mapping[Netns, frozenset[Object]]
 
 LINKS = (Loopback, Veth, Bridge, Vxlan, Ipip, Tun, OtherLink)
-KEPT = (Process, Forwarder)  # by the lab's supervisor
+KEPT = (Process, Forwarder, ControlPlane)  # by the lab's supervisor
 PAUSE = "pause"
 
 

@@ -26,6 +26,7 @@ WORDS = {
     "Ruleset": "ruleset",
     "Process": "process",
     "Forwarder": "forwarder",
+    "ControlPlane": "control plane",
 }
 VERBS = {Action.CREATE: "make", Action.CHANGE: "change", Action.DELETE: "delete"}
 

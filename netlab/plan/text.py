@@ -15,6 +15,7 @@ from netlab.plan.objects import (
     GSO_MAX_SEGS,
     Addr,
     Bridge,
+    ControlPlane,
     FdbEntry,
     Forwarder,
     Ipip,
@@ -84,6 +85,8 @@ def _create(netns: str, new: Object, peer: Veth | None) -> Iterator[str]:
         case Forwarder():
             config = render(config_of(new))
             yield f"ip netns exec {netns} python3 -m netlab.tunnel - <<'CONFIG' &  # netlab keeps it\n{config}CONFIG"
+        case ControlPlane():
+            yield "# netlab itself starts the lab's control plane: Services and cluster DNS"
         case Addr():
             extra = "nodad" if new.ip.version == 6 else "brd +" if new.ip.network.prefixlen < 31 else ""
             yield f"{ip} address add {new.ip} {extra} dev {new.dev}".replace("  ", " ")
@@ -110,6 +113,8 @@ def _change(netns: str, old: Object | None, new: Object) -> Iterator[str]:
             yield f"# kept by netlab itself: ip netns exec {netns} {shlex.join(new.argv)}"
         case Forwarder():
             yield f"# netlab itself tells the forwarder: {len(new.peers)} peers, MTU {new.mtu}"
+        case ControlPlane():
+            yield "# netlab itself tells the control plane what is new"
         case _ if old is not None:
             yield from _change_link(netns, old, new)
 
@@ -148,6 +153,8 @@ def _delete(netns: str, old: Object) -> Iterator[str]:
             yield f"# netlab itself ends {old.name} of pod {old.pod}"
         case Forwarder():
             yield f"# netlab itself ends the forwarder of node {old.node}"
+        case ControlPlane():
+            yield "# netlab itself ends the lab's control plane"
         case Sysctl():
             return
         case Veth():

@@ -9,7 +9,8 @@ no endpoint keeps its destination and is refused in table filter.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from netlab.service.choice import Choice, choose
@@ -34,39 +35,83 @@ class Chain(NamedTuple):
     rules: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PortRules:
     """What one port puts into the tables: chains of its own in nat, and its lines in the chains that ports share.
 
-    `filter_text` and `nat_text` are the shared lines made ready for iptables-restore, because every sync writes them.
+    Each part is made when it is asked for first: a full sync of many ports hands text to a tool that already reads.
     """
 
-    chains: tuple[Chain, ...]
-    nat_services: tuple[str, ...]
-    nat_node_ports: tuple[str, ...]
-    filter_services: tuple[str, ...]
-    filter_external_services: tuple[str, ...]
-    filter_node_ports: tuple[str, ...]  # health checks
-    filter_proxy_firewall: tuple[str, ...]
-    filter_text: str = field(init=False, repr=False, compare=False)
-    nat_text: str = field(init=False, repr=False, compare=False)
+    port: ServicePort
+    node: ProxyNode
+    comments: bool
 
-    def __post_init__(self) -> None:
-        """Join the shared lines."""
-        filter_chains = (
-            Chain(SERVICES, self.filter_services),
-            Chain(EXTERNAL_SERVICES, self.filter_external_services),
-            Chain(PROXY_FIREWALL, self.filter_proxy_firewall),
-            Chain(NODE_PORTS, self.filter_node_ports),
+    @cached_property
+    def _view(self) -> _View:
+        port, node = self.port, self.node
+        return _View(port, node, choose(port, node.name), port_id(port), self.comments)
+
+    @property
+    def chains(self) -> tuple[Chain, ...]:
+        """The chains that are this port's alone. They are not kept: of many ports they are much text."""
+        return tuple(_chains(self._view))
+
+    @property
+    def nat_services(self) -> tuple[str, ...]:
+        """Its rules in KUBE-SERVICES of nat."""
+        return tuple(_nat_services(self._view))
+
+    @property
+    def nat_node_ports(self) -> tuple[str, ...]:
+        """Its rules in KUBE-NODEPORTS of nat."""
+        return tuple(_nat_node_ports(self._view))
+
+    @property
+    def filter_services(self) -> tuple[str, ...]:
+        """Its rules in KUBE-SERVICES of filter."""
+        return tuple(_filter_services(self._view))
+
+    @property
+    def filter_external_services(self) -> tuple[str, ...]:
+        """Its rules in KUBE-EXTERNAL-SERVICES."""
+        return tuple(_filter_external_services(self._view))
+
+    @property
+    def filter_node_ports(self) -> tuple[str, ...]:
+        """Its rules in KUBE-NODEPORTS of filter: health checks."""
+        return tuple(_filter_node_ports(self._view))
+
+    @property
+    def filter_proxy_firewall(self) -> tuple[str, ...]:
+        """Its rules in KUBE-PROXY-FIREWALL."""
+        return tuple(_filter_proxy_firewall(self._view))
+
+    @cached_property
+    def filter_text(self) -> str:
+        """Its lines in table filter, for iptables-restore."""
+        chains = (
+            (SERVICES, _filter_services),
+            (EXTERNAL_SERVICES, _filter_external_services),
+            (PROXY_FIREWALL, _filter_proxy_firewall),
+            (NODE_PORTS, _filter_node_ports),
         )
-        nat_chains = (Chain(SERVICES, self.nat_services), Chain(NODE_PORTS, self.nat_node_ports))
-        object.__setattr__(self, "filter_text", appended(filter_chains))
-        object.__setattr__(self, "nat_text", appended(nat_chains))
+        return "".join([f"-A {name} {rule}\n" for name, rules in chains for rule in rules(self._view)])
+
+    @cached_property
+    def nat_text(self) -> str:
+        """Its lines in the chains of nat that ports share, for iptables-restore."""
+        chains = ((SERVICES, _nat_services), (NODE_PORTS, _nat_node_ports))
+        return "".join([f"-A {name} {rule}\n" for name, rules in chains for rule in rules(self._view)])
 
 
 def appended(chains: Iterable[Chain]) -> str:
     """Return the lines that append every rule of these chains, each with its newline."""
-    return "".join(f"-A {chain.name} {rule}\n" for chain in chains for rule in chain.rules)
+    return "".join([f"-A {name} {rule}\n" for name, rules in chains for rule in rules])
+
+
+def declared(names: Iterable[str]) -> str:
+    """Return the lines that make chains, or empty those that are there."""
+    return "".join([f":{name} - [0:0]\n" for name in names])
 
 
 def render(port: ServicePort, node: ProxyNode, *, comments: bool = True) -> PortRules:
@@ -75,16 +120,7 @@ def render(port: ServicePort, node: ProxyNode, *, comments: bool = True) -> Port
     Without `comments` the rules that are there for each endpoint have none: kube-proxy beyond 1000 endpoints in all
     (facts.md 3.1 and 3.8).
     """
-    view = _View(port, node, choose(port, node.name), port_id(port), comments)
-    return PortRules(
-        chains=tuple(_chains(view)),
-        nat_services=tuple(_nat_services(view)),
-        nat_node_ports=tuple(_nat_node_ports(view)),
-        filter_services=tuple(_filter_services(view)),
-        filter_external_services=tuple(_filter_external_services(view)),
-        filter_node_ports=tuple(_filter_node_ports(view)),
-        filter_proxy_firewall=tuple(_filter_proxy_firewall(view)),
-    )
+    return PortRules(port, node, comments)
 
 
 @dataclass(frozen=True, slots=True)

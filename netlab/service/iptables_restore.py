@@ -5,12 +5,12 @@ Pure. What a sync writes is made of each port's ready lines (iptables.py), so on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
-from netlab.service.iptables import Chain, PortRules, appended
+from netlab.service.iptables import Chain, PortRules, appended, declared
 from netlab.service.iptables_names import (
     CANARY,
     EXTERNAL_SERVICES,
@@ -23,10 +23,8 @@ from netlab.service.iptables_names import (
     SERVICES,
     Prefix,
 )
-from netlab.service.model import Protocol, ProxyNode
+from netlab.service.model import ProxyNode
 from netlab.topology.model import Address, Network
-
-PortKey = tuple[str, str, str, Protocol, int]  # ServicePort.key
 
 MARK = "0x004000"  # as kube-proxy writes it; iptables-save prints 0x4000
 CANARY_TABLES = ("filter", "nat", "mangle")  # none of the three left: somebody flushed them
@@ -158,61 +156,77 @@ def _jumps(*, localhost: bool) -> Iterator[Jump]:
 # --- one sync --------------------------------------------------------------------------------------------------------
 
 
-def restore_input(
-    fixed: Base,
-    ports: Mapping[PortKey, PortRules],
-    *,
-    changed: Collection[PortKey] | None,
-    stale: Collection[str] = (),
-    jumps: Collection[Jump] = (),
-) -> str:
-    """Return the input for `iptables-restore --noflush`: filter, then nat; each table changes at once.
+def full_input(
+    fixed: Base, ports: Collection[PortRules], *, existing: Iterable[str] = (), jumps: Collection[Jump] = ()
+) -> Iterator[str]:
+    """Yield the input for `iptables-restore --noflush` that writes every chain, and the canaries: filter, then nat.
 
-    `ports` are all there are. A full sync (`changed` None) writes every chain, and the canaries; a partial one writes
-    the chains that ports share, and of the others those of changed ports only (one that is gone counts for nothing:
-    name its chains as stale). `stale` chains are emptied and deleted. `jumps` are those that are missing.
+    Each table changes at once. Of the `existing` chains of nat, those that are a port's by name but no port's any more
+    are deleted. `jumps` are those that are missing. A port's chains stand where its lines are, so that the tool works
+    on the first ports while later ones are made.
     """
-    full = changed is None
-    own = ports.values() if changed is None else [ports[key] for key in sorted(changed) if key in ports]
-    canary = [Chain(CANARY, ())] if full else []
-    chains = [chain for port in own for chain in port.chains]
-    text = [
-        "*filter\n",
-        _declared(chain.name for chain in (*fixed.filter, *canary)),
-        appended(fixed.filter),
-        *[port.filter_text for port in ports.values()],
-        _inserted("filter", jumps),
-        "COMMIT\n*nat\n",
-        _declared(chain.name for chain in (*fixed.nat, *canary, *chains)),
-        _declared(sorted(stale)),
-        appended(fixed.nat),
-        *[port.nat_text for port in ports.values()],
-        appended([Chain(SERVICES, fixed.last)]),
-        appended(chains),
-        _inserted("nat", jumps),
-        *[f"-X {name}\n" for name in sorted(stale)],
-        "COMMIT\n",
-    ]
-    if full:
-        text.append(f"*mangle\n{_declared([CANARY])}COMMIT\n")
-    return "".join(text)
+    yield from _filter(fixed, ports, jumps, canary=True)
+    yield from ("*nat\n", declared([*(chain.name for chain in fixed.nat), CANARY]), appended(fixed.nat))
+    stale = {name for name in existing if name.startswith(tuple(Prefix))}
+    for port in ports:
+        chains = port.chains
+        names = [name for name, _ in chains]
+        stale.difference_update(names)
+        yield declared(names)
+        yield port.nat_text
+        yield appended(chains)
+    yield appended([Chain(SERVICES, fixed.last)])
+    yield from (_inserted("nat", jumps), _deleted(stale), "COMMIT\n")
+    yield f"*mangle\n{declared([CANARY])}COMMIT\n"
 
 
-def _declared(names: Iterable[str]) -> str:
-    return "".join(f":{name} - [0:0]\n" for name in names)
+def partial_input(
+    fixed: Base,
+    ports: Collection[PortRules],
+    changed: Iterable[PortRules],
+    *,
+    stale: Collection[str] = (),
+    shared: Collection[str] = ("filter", "nat"),
+) -> Iterator[str]:
+    """Yield the input that writes the chains of changed ports, and those that ports share, of all there are.
+
+    `stale` are chains that changed ports had and have no more. `shared` are the tables whose shared chains have to
+    change: kube-proxy writes them every time (facts.md 3.8), which comes to the same rules, but takes a time that
+    grows with the number of ports where one endpoint of one port has changed.
+    """
+    if "filter" in shared:
+        yield from _filter(fixed, ports, (), canary=False)
+    own = [chain for port in changed for chain in port.chains]
+    if not (own or stale or "nat" in shared):
+        return
+    yield from ("*nat\n", declared(name for name, _ in own))
+    if "nat" in shared:
+        yield from (declared(chain.name for chain in fixed.nat), appended(fixed.nat))
+        yield "".join([port.nat_text for port in ports])
+        yield appended([Chain(SERVICES, fixed.last)])
+    yield from (appended(own), _deleted(stale), "COMMIT\n")
+
+
+def _filter(fixed: Base, ports: Iterable[PortRules], jumps: Collection[Jump], *, canary: bool) -> Iterator[str]:
+    names = [*(chain.name for chain in fixed.filter), *([CANARY] if canary else [])]
+    yield from ("*filter\n", declared(names), appended(fixed.filter))
+    yield "".join([port.filter_text for port in ports])
+    yield from (_inserted("filter", jumps), "COMMIT\n")
+
+
+def _deleted(stale: Collection[str]) -> str:
+    names = sorted(stale)  # all are emptied first: they refer to each other
+    return declared(names) + "".join([f"-X {name}\n" for name in names])
 
 
 def _inserted(table: str, jumps: Iterable[Jump]) -> str:
     return "".join(f"-I {jump.chain} {jump.rule}\n" for jump in jumps if jump.table == table)
 
 
-def dropped_chains(before: PortRules | None, after: PortRules | None) -> frozenset[str]:
-    """Return the chains that a port no longer has: what is stale after a change. None stands for no such port."""
-    kept = {chain.name for chain in after.chains} if after else set()
-    return frozenset(chain.name for chain in before.chains if chain.name not in kept) if before else frozenset()
+def dropped_chains(before: Iterable[PortRules], after: Iterable[PortRules]) -> frozenset[str]:
+    """Return the chains that changed ports had and do not have any more."""
+    return frozenset(_names(before)) - frozenset(_names(after))
 
 
-def stale_chains(existing: Iterable[str], ports: Iterable[PortRules]) -> frozenset[str]:
-    """Return those of table nat's chains that are a port's by name but belong to no port: for a full sync."""
-    kept = {chain.name for port in ports for chain in port.chains}
-    return frozenset(name for name in existing if name.startswith(tuple(Prefix)) and name not in kept)
+def _names(ports: Iterable[PortRules]) -> Iterator[str]:
+    return (name for port in ports for name, _ in port.chains)

@@ -7,26 +7,11 @@ dual-stack Service is one for each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from netlab.topology.model import Address, Network
+from netlab.topology.addresses import Address, Network
+from netlab.topology.service import Policy, Protocol
 
-AFFINITY_DEFAULT = 10800  # seconds: spec.sessionAffinityConfig.clientIP.timeoutSeconds
-
-
-class Protocol(StrEnum):
-    """The layer 4 protocol of a port."""
-
-    TCP = "TCP"
-    UDP = "UDP"
-    SCTP = "SCTP"
-
-
-class Policy(StrEnum):
-    """externalTrafficPolicy and internalTrafficPolicy: which endpoints a packet may go to."""
-
-    CLUSTER = "Cluster"  # all
-    LOCAL = "Local"  # those on the node that it comes to
+__all__ = ["Endpoint", "Policy", "Protocol", "ProxyNode", "ServicePort"]
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -19,7 +19,7 @@ from netlab.errors import NetlabError, ProgramError
 from netlab.kernel import netns, proc
 from netlab.kernel.residents import MARK, end
 from netlab.plan.etc import EtcFiles
-from netlab.plan.objects import PAUSE, Forwarder, Kept, Netns, Process
+from netlab.plan.objects import PAUSE, ControlPlane, Forwarder, Kept, Netns, Process
 from netlab.plan.text import config_of
 from netlab.supervisor.spec import (
     APPLY,
@@ -41,6 +41,7 @@ ANSWER_TIMEOUT = 120.0  # seconds: a thousand containers are started, or stopped
 _PACKAGES = Path(netlab.__file__).parents[1]
 
 FORWARDER, FORWARDER_MODULE = "forwarder", "netlab.tunnel"  # a node's daemon
+CONTROL_PLANE, CONTROL_PLANE_MODULE = "control-plane", "netlab.control"  # the lab's, in its fabric
 
 Placed = tuple[Netns, Kept]
 
@@ -170,9 +171,8 @@ class Supervisor:
             spec = status.spec
             if spec.key in daemons and not (status.ready and status.phase == Life.RUNNING):
                 why = status.reason or "it has not become ready"
-                raise NetlabError(
-                    f"the {spec.name} of node {spec.pod} does not start: {why}", f"`netlab logs {spec.pod}`"
-                )
+                whose = f"node {spec.pod}" if spec.name == FORWARDER else f"lab {self._lab}"
+                raise NetlabError(f"the {spec.name} of {whose} does not start: {why}", _where_to_look(spec))
 
     def _ask(self, request: bytes) -> Report | None:
         """Send one request, wait until everything has settled and return the outcome; None when nobody answers."""
@@ -278,17 +278,24 @@ def write_etc(runtime_dir: Path, wanted: Mapping[str, EtcFiles]) -> None:
 
 
 def _spec(netns_name: Netns, process: Kept) -> Spec:
-    pod, name = _key(process)
-    if isinstance(process, Forwarder):
-        return Spec(
-            pod, name, netns_name, (FORWARDER_MODULE,), (), "/", restart=True, config=render(config_of(process))
-        )
-    return Spec(pod, name, netns_name, process.argv, process.env, process.working_dir, process.restart)
+    owner, name = _key(process)
+    match process:
+        case Forwarder():
+            return _daemon(owner, name, netns_name, FORWARDER_MODULE, render(config_of(process)))
+        case ControlPlane():
+            return _daemon(owner, name, netns_name, CONTROL_PLANE_MODULE, process.version)
+    return Spec(owner, name, netns_name, process.argv, process.env, process.working_dir, process.restart)
+
+
+def _daemon(owner: str, name: str, netns_name: Netns, module: str, config: str) -> Spec:
+    return Spec(owner, name, netns_name, (module,), (), "/", restart=True, config=config)
 
 
 def _process(spec: Spec) -> Kept:
     if spec.config is None:
         return Process(spec.pod, spec.name, spec.argv, spec.env, spec.working_dir, spec.restart)
+    if spec.name == CONTROL_PLANE:
+        return ControlPlane(spec.config)
     told = parse(spec.config)
     return Forwarder(
         node=spec.pod,
@@ -305,7 +312,16 @@ def _process(spec: Spec) -> Kept:
 
 
 def _key(process: Kept) -> Key:
-    return (process.node, FORWARDER) if isinstance(process, Forwarder) else (process.pod, process.name)
+    match process:
+        case Forwarder():
+            return process.node, FORWARDER
+        case ControlPlane():
+            return CONTROL_PLANE, CONTROL_PLANE
+    return process.pod, process.name
+
+
+def _where_to_look(spec: Spec) -> str:
+    return f"`netlab logs {spec.pod}`"
 
 
 def _is_lost(status: Status) -> bool:

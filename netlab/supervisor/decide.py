@@ -163,6 +163,11 @@ def confirm(task: Task, said: str) -> None:
         task.due = NEVER
 
 
+def refuse(task: Task, why: str) -> None:
+    """Record that a daemon cannot do what its configuration says: nobody need wait for it."""
+    task.reason, task.due = why, 0.0
+
+
 def is_settled(task: Task, now: float) -> bool:
     """Say whether nothing is on its way any more: no end, and no daemon that is getting ready."""
     if task.phase is Phase.STOPPING:

@@ -27,6 +27,8 @@ from netlab.kernel.residents import MARK
 from netlab.kernel.start import IGNORED_BY_PYTHON, NOT_FOUND, exit_status_of
 from netlab.supervisor.spec import NOTIFY, Files, Spec
 
+BUILT_IN = {"netlab-dns": "netlab.dns", "netlab-echo": "netlab.echo"}  # programs of netlab's own, by their modules
+RUNTIME = "$(NETLAB_RUNTIME)"  # stands for the lab's runtime folder in their arguments
 _MESSAGE_MAX = 65536
 _SETUP_TIMEOUT = 10.0  # seconds; a working directory on a dead network file system must not stop the lab
 
@@ -168,6 +170,15 @@ def environment_of(spec: Spec, base: Mapping[str, str], lab: str) -> dict[str, s
     return {**base, **ours, **dict(spec.env)}
 
 
+def command_of(spec: Spec, files: Files, environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Return the command line of a container and its environment; a program of netlab's own is run by this Python."""
+    if spec.argv[0] not in BUILT_IN:
+        return list(spec.argv), dict(environment)
+    words = [word.replace(RUNTIME, str(files.root)) for word in spec.argv[1:]]
+    argv = [sys.executable, "-P", "-m", BUILT_IN[spec.argv[0]], *words]
+    return argv, {**environment, "PYTHONPATH": os.environ["PYTHONPATH"]}
+
+
 def host_name(spec: Spec) -> str:
     """Return whose namespace it is: the pod's name, the node's for hostNetwork."""
     owner = names.find_owner(spec.netns)
@@ -193,10 +204,11 @@ def _become(
         channel.send(f"cannot set up: {exc}".encode())
         os._exit(NOT_FOUND)
     task = f"change to working directory {spec.working_dir}"
+    argv, environment = command_of(spec, files, environment)
     try:
         os.chdir(spec.working_dir)
-        task = f"run {spec.argv[0]}"
-        os.execvpe(spec.argv[0], spec.argv, environment)
+        task = f"run {argv[0]}"
+        os.execvpe(argv[0], argv, environment)
     except OSError as exc:
         channel.send(f"{exit_status_of(exc)} cannot {task}: {exc.strerror}".encode())
         os._exit(exit_status_of(exc))

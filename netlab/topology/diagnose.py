@@ -6,8 +6,9 @@ what is allowed and what was probably meant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -15,19 +16,19 @@ from pydantic_core import ErrorDetails
 from netlab.topology.document import Document, Place
 from netlab.topology.fields import LABEL, PATTERNS
 from netlab.topology.findings import Finding, Loc, find_similar, listed, quote, suggest
+from netlab.topology.pod_schema import ContainerSpec, PodSpec, ProbeSpec
 from netlab.topology.scalars import Unclear
 from netlab.topology.schema import (
     BACKENDS,
     CheckSpec,
-    ContainerSpec,
     NodeSpec,
-    PodSpec,
     SegmentSpec,
     TopologyFile,
     UnderlaySpec,
     VxlanSpec,
-    field_names,
 )
+from netlab.topology.service_schema import ServicePortSpec, ServiceSpec
+from netlab.topology.spec import field_names
 
 # What other tools call it: Kubernetes, kind, kubeadm, flannel, containerlab.
 OTHER_NAMES = {
@@ -52,13 +53,25 @@ OTHER_NAMES = {
     "src": "from",
     "dst": "to",
     "port": "tcp",
+    "podSelector": "selector",
+    "externalIP": "externalIPs",
+    "probe": "readinessProbe",
+    "grace": "terminationGracePeriodSeconds",
+    "proxyMode": "proxy",
+    "lbCIDR": "loadBalancerCIDR",
 }
 NO_MANIFEST = "this is no Kubernetes manifest: the fields stand at the top, without apiVersion, kind and spec"
 NOT_OFFERED = {
     **dict.fromkeys(("apiVersion", "kind", "metadata", "spec"), NO_MANIFEST),
-    "image": "containers are programs of this machine, without an image: name one in `command`",
+    "image": "containers are programs of this machine, without an image: name one in `command`, or leave it out too"
+    " for the built-in echo server",
     "links": "cables follow from `nodes`, `underlay` and `pods`: nothing to list",
-    "ports": "every port of a pod is open: leave it out",
+    "livenessProbe": "containers that end are started again; nothing else does it",
+    "startupProbe": "give the `readinessProbe` an `initialDelaySeconds`",
+    "grpc": "probe with exec, tcpSocket or httpGet",
+    **dict.fromkeys(
+        ("configMapKeyRef", "secretKeyRef", "resourceFieldRef"), "there are pods' fields only: fieldRef; or a `value`"
+    ),
 }
 EXPECTED = {
     "string_type": "text",
@@ -75,24 +88,50 @@ PARTS: dict[str, type[BaseModel]] = {
     "an entry of nodes": NodeSpec,
     "an entry of pods": PodSpec,
     "a container of a pod": ContainerSpec,
+    "a readinessProbe": ProbeSpec,
+    "an entry of services": ServiceSpec,
+    "a port of a service": ServicePortSpec,
     "an entry of checks": CheckSpec,
     "backend": VxlanSpec,
 }
-NAMED_LISTS = frozenset({"nodes", "external", "pods"})
+NAMED_LISTS = frozenset({"nodes", "external", "pods", "services"})
 TEXTS = frozenset({"text", "a text or a list", "a name or a mapping of fields", "an IP address", "a CIDR"})
 BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off"})
 FINDINGS_MAX = 1000
 BOUNDS = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
 
 
+@dataclass(frozen=True)
+class Dialect:
+    """The words of one kind of file. `root` is the model of the whole, or of the part that stands at `base`.
+
+    other_names: what else fields are called. not_offered: what to say of some that do not exist. parts: where fields
+    may belong to that stand elsewhere.
+    """
+
+    root: type[BaseModel]
+    other_names: Mapping[str, str]
+    not_offered: Mapping[str, str]
+    parts: Mapping[str, type[BaseModel]]
+    base: Loc = ()
+
+
+TOPOLOGY = Dialect(TopologyFile, OTHER_NAMES, NOT_OFFERED, PARTS)
+
+
 class Fault(NamedTuple):
-    """One error of pydantic, and what the file has there. `model` is the part that the field belongs to."""
+    """One error of pydantic, and what the file has there. `model` is the part that the field belongs to.
+
+    `inner` is pydantic's own path, from the root of the dialect.
+    """
 
     loc: Loc
     kind: str
     context: dict[str, Any]
     place: Place
     model: type[BaseModel]
+    inner: Loc
+    dialect: Dialect
     at_key: bool = False
 
     @property
@@ -102,33 +141,37 @@ class Fault(NamedTuple):
         return str(self.loc[-1]) if self.at_key else text if text is not None else str(self.place.value)
 
 
-def findings(errors: Sequence[ErrorDetails], document: Document) -> Iterator[Finding]:
+def findings(errors: Sequence[ErrorDetails], document: Document, dialect: Dialect = TOPOLOGY) -> Iterator[Finding]:
     """Yield a finding for every error of pydantic, but for fields that are there by another name."""
     errors = errors[:FINDINGS_MAX]
-    renamed = {meant for details in errors if (meant := find_meant(details)) is not None}
+    renamed = {meant for details in errors if (meant := find_meant(details, dialect)) is not None}
     for details in errors:
-        loc, kind = file_loc(details["loc"]), details["type"]
-        at_key = loc[-1] == "[key]"
+        inner, kind = details["loc"], details["type"]
+        loc = (*dialect.base, *file_loc(inner))
+        at_key = bool(loc) and loc[-1] == "[key]"
         loc = loc[:-1] if at_key else loc
-        fault = Fault(loc, kind, details.get("ctx", {}), document.find(loc), _model_at(details["loc"]), at_key=at_key)
-        if kind == "missing" and loc in renamed:
+        if kind == "missing" and loc[len(dialect.base) :] in renamed:
             continue
-        yield WORDING.get(kind, _unexpected)(fault)
+        model = _model_at(inner, dialect.root)
+        context = details.get("ctx", {})
+        yield WORDING.get(kind, _unexpected)(
+            Fault(loc, kind, context, document.find(loc), model, inner, dialect, at_key=at_key)
+        )
 
 
-def find_meant(details: ErrorDetails) -> Loc | None:
-    """Return the place of the field that was probably meant by one that does not exist."""
+def find_meant(details: ErrorDetails, dialect: Dialect = TOPOLOGY) -> Loc | None:
+    """Return the place, from the dialect's root, of the field that was probably meant by one that does not exist."""
     if details["type"] != "extra_forbidden":
         return None
-    loc, allowed = details["loc"], field_names(_model_at(details["loc"]))
-    other = OTHER_NAMES.get(str(loc[-1]))
+    loc, allowed = details["loc"], field_names(_model_at(details["loc"], dialect.root))
+    other = dialect.other_names.get(str(loc[-1]))
     meant = other if other in allowed else find_similar(str(loc[-1]), allowed)
     return None if meant is None else (*file_loc(loc)[:-1], meant)
 
 
 def file_loc(loc: Loc) -> Loc:
     """Return pydantic's path without the step that the file does not have: the type of the backend."""
-    return loc[:1] + loc[2:] if loc[0] == "backend" else loc
+    return loc[:1] + loc[2:] if loc and loc[0] == "backend" else loc
 
 
 def _refused(fault: Fault) -> Finding:
@@ -159,12 +202,12 @@ def _missing(fault: Fault) -> Finding:
 def _unknown_field(fault: Fault) -> Finding:
     """Word a field that does not exist, with the one that was probably meant."""
     name, allowed = str(fault.loc[-1]), field_names(fault.model)
-    similar, other, hint = find_similar(name, allowed), OTHER_NAMES.get(name), ""
-    elsewhere = [part for part, model in PARTS.items() if name in field_names(model)]
+    similar, other, hint = find_similar(name, allowed), fault.dialect.other_names.get(name), ""
+    elsewhere = [part for part, model in fault.dialect.parts.items() if name in field_names(model)]
     if fault.loc[0] == "backend":
         return _unknown_option(fault, name, allowed)
-    if name in NOT_OFFERED:
-        message, hint = "unknown field", NOT_OFFERED[name]
+    if name in fault.dialect.not_offered:
+        message, hint = "unknown field", fault.dialect.not_offered[name]
     elif other in allowed:
         message = f"unknown field; here it is called {quote(other)}"
     elif similar is None and elsewhere:
@@ -187,9 +230,19 @@ def _unknown_option(fault: Fault, name: str, allowed: list[str]) -> Finding:
 def _not_allowed(fault: Fault) -> Finding:
     """Word a value that is not one of the few that the field takes."""
     fields = {field.alias or name: field for name, field in fault.model.model_fields.items()}
-    choices = get_args(fields[str(fault.loc[-1])].annotation)
+    name = next(step for step in reversed(fault.loc) if isinstance(step, str))
+    choices = list(_choices(fields[name].annotation))
     hint = "write Never for a process that may end" if fault.written == "OnFailure" else ""
     return Finding(fault.loc, f"{quote(fault.written)} is not allowed{suggest(fault.written, choices)}", hint)
+
+
+def _choices(annotation: Any) -> Iterator[str]:
+    """Yield the values of the Literal that a field's type speaks of."""
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    else:
+        for part in get_args(annotation):
+            yield from _choices(part)
 
 
 def _wrong_type(fault: Fault) -> Finding:
@@ -207,7 +260,7 @@ def _wrong_type(fault: Fault) -> Finding:
     elif isinstance(value, str) and expected == "true or false" and value.lower() in BOOLEANS:
         hint = f"write {value.lower()} without quotes"
     elif fault.kind.startswith("model_"):
-        hint = f"its fields: {listed(field_names(_model_at((*fault.loc, ''))))}"
+        hint = f"its fields: {listed(field_names(_model_at((*fault.inner, ''), fault.dialect.root)))}"
     return Finding(fault.loc, f"expected {expected}, found {_describe(fault.place)}", hint)
 
 
@@ -282,19 +335,19 @@ WORDING: dict[str, Callable[[Fault], Finding]] = {
 }
 
 
-def _model_at(loc: Loc) -> type[BaseModel]:
+def _model_at(loc: Loc, root: type[BaseModel]) -> type[BaseModel]:
     """Return the model whose field the last step of pydantic's path is, or would be."""
-    model: type[BaseModel] = TopologyFile
-    if loc[0] == "backend" and len(loc) > 1:
+    model = root
+    if root is TopologyFile and len(loc) > 1 and loc[0] == "backend":
         return BACKENDS[str(loc[1])]
     for step in loc[:-1]:
         field = next((f for name, f in model.model_fields.items() if (f.alias or name) == step), None)
-        model = _find_model(field.annotation) or model if field is not None else model
+        model = find_model(field.annotation) or model if field is not None else model
     return model
 
 
-def _find_model(annotation: Any) -> type[BaseModel] | None:
+def find_model(annotation: Any) -> type[BaseModel] | None:
     """Return the model that a field's type speaks of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((model for part in get_args(annotation) if (model := _find_model(part))), None)
+    return next((model for part in get_args(annotation) if (model := find_model(part))), None)

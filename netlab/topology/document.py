@@ -125,19 +125,38 @@ def _join(path: str, key: str | int) -> str:
 
 def read(text: str, file: str) -> Document:
     """Parse text that holds one YAML document. Raises Unreadable."""
-    document = Document(file)
+    folder = _Folder(file, "a topology file", several=False)
+    _fold(text, folder)
+    return folder.document
+
+
+def read_all(text: str, file: str) -> tuple[list[Document], Problem | None]:
+    """Parse text that holds any number of YAML documents: manifests.
+
+    Where the text cannot be read any further, the documents before that place are returned with the problem. A
+    document without `root` holds nothing, or was not read to its end.
+    """
+    folder = _Folder(file, "a manifest", several=True)
+    try:
+        _fold(text, folder)
+    except Unreadable as exc:
+        return folder.documents, exc.problem
+    return folder.documents, None
+
+
+def _fold(text: str, folder: _Folder) -> None:
+    """Read every event of a text. Raises Unreadable."""
     text = text.removeprefix("\ufeff")
-    _refuse_control_characters(text, file)
+    _refuse_control_characters(text, folder.file)
     parser = Parser(text)
     try:
-        _Folder(document).fold(iter(parser.get_event, None))
+        folder.fold(iter(parser.get_event, None))
     except yaml.MarkedYAMLError as exc:
-        raise Unreadable(explain(exc, text, file)) from exc
+        raise Unreadable(explain(exc, text, folder.file)) from exc
     except yaml.YAMLError as exc:
-        raise Unreadable(Problem(file, 0, 0, "", f"is not YAML: {exc}")) from exc
+        raise Unreadable(Problem(folder.file, 0, 0, "", f"is not YAML: {exc}")) from exc
     finally:
         parser.dispose()
-    return document
 
 
 def _refuse_control_characters(text: str, file: str) -> None:
@@ -163,16 +182,20 @@ class _Frame:
 
 
 class _Folder:
-    """Fold parser events into a Document."""
+    """Fold parser events into Documents, of which the last is `document`. `kind` is what the file is called."""
 
-    def __init__(self, document: Document) -> None:
-        self.document = document
+    def __init__(self, file: str, kind: str, *, several: bool) -> None:
+        self.file = file
+        self.kind = kind
+        self.several = several
+        self.document = Document(file)
+        self.documents = [self.document]
         self.stack: list[_Frame] = []
         self.size = 0  # of all values, each alias counted in full
         self.anchors: dict[str, tuple[Value, str | None, int] | None] = {}  # None while it is being filled
 
     def fold(self, events: Iterable[yaml.Event]) -> None:
-        """Read every event of one document, in order."""
+        """Read every event, in order."""
         for event in events:
             match event:
                 case yaml.ScalarEvent():
@@ -184,9 +207,17 @@ class _Folder:
                 case yaml.AliasEvent():
                     self.alias(event)
                 case yaml.DocumentStartEvent() if self.document.root is not None:
-                    raise self.stop(event, "a second YAML document starts here; a topology file holds one")
+                    self.next_document(event)
                 case yaml.StreamEndEvent():
                     return
+
+    def next_document(self, event: yaml.Event) -> None:
+        """Begin another document; anchors do not reach from one to the next."""
+        if not self.several:
+            raise self.stop(event, f"a second YAML document starts here; {self.kind} holds one")
+        self.document = Document(self.file)
+        self.documents.append(self.document)
+        self.anchors.clear()
 
     def scalar(self, event: yaml.ScalarEvent) -> None:
         """Take a key or a single value."""
@@ -295,7 +326,7 @@ class _Folder:
         if event.tag not in (None, scalars.TAG + allowed, "!"):
             shown = event.tag.replace(scalars.TAG, "!!")
             hint = "leave it out; a value that begins with ! needs quotes"
-            self.report(event, f"the YAML tag {quote(shown)} means nothing in a topology file", hint)
+            self.report(event, f"the YAML tag {quote(shown)} means nothing in {self.kind}", hint)
 
     def report(self, event: yaml.Event, message: str, hint: str = "") -> None:
         """Collect a problem and go on."""
@@ -305,7 +336,7 @@ class _Folder:
     def stop(self, event: yaml.Event, message: str, hint: str = "") -> Unreadable:
         """Return the problem at an event, to be raised."""
         mark: Mark = event.start_mark
-        return Unreadable(Problem(self.document.file, mark.line + 1, mark.column + 1, self.path(), message, hint))
+        return Unreadable(Problem(self.file, mark.line + 1, mark.column + 1, self.path(), message, hint))
 
     def loc(self) -> Loc:
         """Return the path of the value that is being read."""

@@ -6,7 +6,7 @@ when none objects, `Draft.topology` is the result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from itertools import cycle, islice
@@ -16,24 +16,30 @@ from netlab.topology.fields import PODS_MAX
 from netlab.topology.findings import Loc, Placed
 from netlab.topology.model import Network, Role
 from netlab.topology.partial import Partial
+from netlab.topology.pod_schema import ContainerSpec, PodSpec
 from netlab.topology.schema import (
     BACKENDS,
     BridgeSpec,
     CheckSpec,
-    ContainerSpec,
     HostGwSpec,
     IpipSpec,
     NodeSpec,
-    PodSpec,
-    Spec,
     TopologyFile,
     UdpSpec,
     VxlanSpec,
 )
+from netlab.topology.service import Service
+from netlab.topology.service_schema import ServiceSpec
+from netlab.topology.spec import Spec
+from netlab.topology.values import container_ports, env, host_aliases, labels, probe, service_value
 
 DEFAULT_SEGMENT = "underlay"
 UNDERLAY_DEFAULTS: dict[int, Network] = {4: ip_network("172.18.0.0/16"), 6: ip_network("fd00:172:18::/64")}
 SERVICE_DEFAULTS: dict[int, Network] = {4: ip_network("10.96.0.0/16"), 6: ip_network("fd00:10:96::/112")}
+LOAD_BALANCER_DEFAULTS: dict[int, Network] = {  # for documentation: RFC 5737 and RFC 3849
+    4: ip_network("203.0.113.0/24"),
+    6: ip_network("2001:db8:113::/112"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +50,14 @@ class Draft:
     name: str
     cluster_cidrs: tuple[Placed[Network], ...]
     service_cidrs: tuple[Placed[Network], ...]
+    load_balancer_cidrs: tuple[Placed[Network], ...]
     backend: model.Backend
     segments: tuple[Placed[model.Segment], ...]
     routers: tuple[Placed[model.Router], ...]
     nodes: tuple[Placed[model.Node], ...]
     pods: tuple[Placed[model.Pod], ...]
     checks: tuple[Placed[model.Check], ...]
+    services: tuple[Placed[Service], ...]
 
     @property
     def spec(self) -> TopologyFile:
@@ -96,6 +104,9 @@ class Draft:
             nodes=tuple(node for _, node in self.nodes),
             pods=tuple(pod for _, pod in self.pods),
             checks=tuple(check for _, check in self.checks),
+            services=tuple(service for _, service in self.services),
+            proxy=model.Proxy(self.spec.proxy),
+            load_balancer_cidrs=tuple(cidr for _, cidr in self.load_balancer_cidrs),
         )
 
 
@@ -104,7 +115,6 @@ def expand(partial: Partial, name: str, backend: str | None = None) -> Draft:
     spec = partial.spec
     cluster = _cidrs("clusterCIDR" if "cluster_cidr" in spec.model_fields_set else "", spec.cluster_cidr)
     families = [cidr.value.version for cidr in cluster]
-    default_service_cidrs = [SERVICE_DEFAULTS[version] for version in families]
     segments = tuple(_segments(spec, families))
     only_segment = segments[0].value.name if len(segments) == 1 else ""
     nodes = (
@@ -115,9 +125,8 @@ def expand(partial: Partial, name: str, backend: str | None = None) -> Draft:
         partial=partial,
         name=name,
         cluster_cidrs=cluster,
-        service_cidrs=_cidrs("serviceCIDR", spec.service_cidr)
-        if spec.service_cidr
-        else _cidrs("", default_service_cidrs),
+        service_cidrs=_cidrs_or("serviceCIDR", spec.service_cidr, SERVICE_DEFAULTS, families),
+        load_balancer_cidrs=_cidrs_or("loadBalancerCIDR", spec.load_balancer_cidr, LOAD_BALANCER_DEFAULTS, families),
         backend=_backend(spec.backend, backend),
         segments=segments,
         routers=tuple(
@@ -127,6 +136,7 @@ def expand(partial: Partial, name: str, backend: str | None = None) -> Draft:
         nodes=nodes,
         pods=tuple(islice(_pods(partial, [node.name for _, node in nodes if node.role is Role.CLUSTER]), PODS_MAX)),
         checks=tuple(Placed(loc, _check(check)) for loc, check in partial.entries("checks")),
+        services=tuple(Placed(loc, _service(service)) for loc, service in partial.entries("services")),
     )
 
 
@@ -134,6 +144,13 @@ def _cidrs(field: str, cidrs: Sequence[Network]) -> tuple[Placed[Network], ...]:
     """Place the CIDRs of a field, IPv4 first. Those of no field are defaults."""
     placed = [Placed((field, i) if field else (), cidr) for i, cidr in enumerate(cidrs)]
     return tuple(sorted(placed, key=lambda cidr: cidr.value.version))
+
+
+def _cidrs_or(
+    field: str, given: Sequence[Network] | None, defaults: Mapping[int, Network], families: Sequence[int]
+) -> tuple[Placed[Network], ...]:
+    """Place the CIDRs of a field, or the defaults of some IP versions."""
+    return _cidrs(field, given) if given else _cidrs("", [defaults[version] for version in families])
 
 
 def _backend(spec: Spec, override: str | None) -> model.Backend:
@@ -178,7 +195,8 @@ def _nodes(partial: Partial, section: str, role: Role, only_segment: str) -> Ite
     """Yield the machines of a section. The segment is empty when it should have been given and was not."""
     spec: NodeSpec
     for loc, spec in partial.entries(section):
-        yield Placed(loc, model.Node(spec.name, spec.segment or only_segment, role, _addresses(spec)))
+        proxy = None if spec.proxy is None else model.Proxy(spec.proxy)
+        yield Placed(loc, model.Node(spec.name, spec.segment or only_segment, role, _addresses(spec), proxy))
 
 
 def _addresses(spec: NodeSpec | PodSpec) -> tuple[model.Address, ...]:
@@ -202,26 +220,41 @@ def _pods(partial: Partial, nodes: list[str]) -> Iterator[Placed[model.Pod]]:
     for loc, spec in partial.entries("pods"):
         numbered = spec.per_node is not None or spec.replicas is not None
         addresses = _addresses(spec)
-        labels, aliases = (
-            tuple(spec.labels.items()),
-            tuple(model.HostAlias(alias.ip, tuple(alias.hostnames)) for alias in spec.host_aliases),
-        )
+        own_labels, aliases = labels(spec.labels), host_aliases(spec.host_aliases)
         containers = tuple(_container(container) for container in spec.containers)
         for i in range(pods_of(spec, len(nodes))):
             node = nodes[i // spec.per_node] if spec.per_node else spec.node or next(turns)
             name = f"{spec.name}-{i + 1}" if numbered else spec.name
-            pod = model.Pod(name, node, labels, containers, spec.host_network, aliases, addresses)
+            pod = model.Pod(
+                name=name,
+                node=node,
+                labels=own_labels,
+                containers=containers,
+                host_network=spec.host_network,
+                host_aliases=aliases,
+                addresses=addresses,
+                namespace=spec.namespace,
+                hostname=spec.hostname or "",
+                subdomain=spec.subdomain or "",
+                grace=spec.grace,
+            )
             yield Placed(loc, pod)
 
 
 def _container(spec: ContainerSpec) -> model.Container:
     return model.Container(
         name=spec.name,
-        command=(*spec.command, *spec.args),
-        env=tuple(model.EnvVar(variable.name, variable.value) for variable in spec.env),
+        command=(*spec.command, *spec.args) if spec.command else (),
+        env=env(spec.env),
         working_dir=spec.working_dir,
         restart=spec.restart_policy == "Always",
+        ports=container_ports(spec.ports),
+        readiness=probe(spec.readiness_probe),
     )
+
+
+def _service(spec: ServiceSpec) -> Service:
+    return service_value(spec, spec.name, namespace=spec.namespace, own_labels=spec.labels)
 
 
 def _check(spec: CheckSpec) -> model.Check:

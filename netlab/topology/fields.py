@@ -7,15 +7,17 @@ by number whichever way they were written (`document.Document.find` knows that).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, NoReturn
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from netlab.topology.addresses import Address, Network
 from netlab.topology.findings import quote
-from netlab.topology.model import Address, Network
+from netlab.topology.service import NODE_PORTS
 
 NODES_MAX = 10_000
 PODS_MAX = 100_000
@@ -24,17 +26,28 @@ MTU_MAX = 65535  # of veth and bridge (linux/if_ether.h: ETH_MAX_MTU)
 MTU_MIN = 576  # RFC 791: what every IPv4 host must accept
 MTU_MIN_IPV6 = 1280  # RFC 8200 section 5
 
+PORT_MAX = 65535
+PORT_NAME_MAX = 15  # RFC 6335 section 5.1
+PORT_NAME_PATTERN = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*\Z")
+
 LABEL = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+SERVICE_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"  # RFC 1035
+SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\.?$"
+HTTP_TOKEN = "^[-!#$%&'*+.^_`|~0-9A-Za-z]+$"  # RFC 9110 section 5.6.2
 HOSTNAME = r"^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*\.?$"
 ENV_NAME = "^[^=]+$"
 ABSOLUTE = "^/"
+PORT_NAME_RULE = "is not a port's name: at most 15 lower-case letters and digits, a letter among them, '-' within"
 # What to say of a text that does not match.
 PATTERNS = {
     LABEL: "is not a name: lower-case letters, digits and '-' within (a DNS label, at most 63 long)",
     LABEL_KEY: "is not a label key: letters, digits, '-', '_' and '.' within, after `prefix/` if there is one",
     LABEL_VALUE: "is not a label value: letters, digits, '-', '_' and '.' within",
+    SERVICE_NAME: "is not the name of a Service: a letter, then lower-case letters, digits and '-' within",
+    SUBDOMAIN: "is not a DNS name: lower-case letters, digits and '-' within, in parts with '.' between",
+    HTTP_TOKEN: "is not the name of an HTTP header",
     HOSTNAME: "is not a host name: letters, digits and '-' within, in parts with '.' between",
     ENV_NAME: "is not the name of an environment variable: it holds no '='",
     ABSOLUTE: "is not an absolute path: it begins with '/'",
@@ -46,8 +59,12 @@ LabelValue = Annotated[str, Field(pattern=LABEL_VALUE, max_length=63)]
 Hostname = Annotated[str, Field(pattern=HOSTNAME, max_length=253)]
 EnvName = Annotated[str, Field(pattern=ENV_NAME, min_length=1)]
 AbsolutePath = Annotated[str, Field(pattern=ABSOLUTE)]
+ServiceName = Annotated[str, Field(pattern=SERVICE_NAME, min_length=1, max_length=63)]
+Subdomain = Annotated[str, Field(pattern=SUBDOMAIN, max_length=253)]
+HeaderName = Annotated[str, Field(pattern=HTTP_TOKEN)]
+NodePort = Annotated[int, Field(ge=NODE_PORTS.start, le=NODE_PORTS.stop - 1)]
 Mtu = Annotated[int, Field(ge=MTU_MIN, le=MTU_MAX)]
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Field(ge=1, le=PORT_MAX)]
 
 
 def refuse(message: str, hint: str = "", *, field: str = "") -> NoReturn:
@@ -83,7 +100,15 @@ def parse_machine_address(value: Any) -> Address:
 
 
 def parse_network(value: Any) -> Network:
-    """Return the network that a CIDR names; its host bits must be zero."""
+    """Return the network of some machines that a CIDR names; its host bits must be zero."""
+    network = parse_range(value)
+    if kind := "every address there is" if network.prefixlen == 0 else _special(network):
+        refuse(f"{network} cannot be used: it is {kind}")
+    return network
+
+
+def parse_range(value: Any) -> Network:
+    """Return any network that a CIDR names; its host bits must be zero."""
     if not isinstance(value, str):
         not_a("a CIDR")
     text, slash, length = value.partition("/")
@@ -103,8 +128,6 @@ def parse_network(value: Any) -> Network:
     network = ip_network((address, int(length)), strict=False)
     if address != network.network_address:
         refuse(f"{quote(value)} has host bits set; did you mean {quote(network)}?")
-    if kind := "every address there is" if network.prefixlen == 0 else _special(network):
-        refuse(f"{network} cannot be used: it is {kind}")
     return network
 
 
@@ -130,6 +153,31 @@ def _special(place: Address | Network) -> str:
     return next((kind for kind, applies in kinds.items() if applies), "")
 
 
+def parse_cluster_ip(value: Any) -> Address | str:
+    """Return the address of a Service, "None" for a headless one, "" for one that the cluster chooses."""
+    return value if value in ("None", "") else parse_address(value)
+
+
+def parse_target_port(value: Any) -> str:
+    """Return a port's number as text, or its name."""
+    if type(value) is int:
+        if not 1 <= value <= PORT_MAX:
+            refuse(f"{value} is out of range: a port is 1 to {PORT_MAX}")
+        return str(value)
+    if not isinstance(value, str):
+        not_a("a port's number or name")
+    if value.isascii() and value.isdigit():
+        refuse(f"{quote(value)} is a text, and a port's name has a letter", f"write {value} without quotes")
+    return port_name(value)
+
+
+def port_name(value: str) -> str:
+    """Refuse a text that names no port of a container (IANA_SVC_NAME)."""
+    if not 0 < len(value) <= PORT_NAME_MAX or not PORT_NAME_PATTERN.match(value):
+        refuse(f"{quote(value)} {PORT_NAME_RULE}")
+    return value
+
+
 def _one_or_more(value: Any) -> Any:
     """Make a list of one text, of `a,b` and of a list."""
     values = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
@@ -153,7 +201,13 @@ def _one_per_family(values: list[Any]) -> list[Any]:
 
 AddressText = Annotated[str, WithJsonSchema({"type": "string", "x-kind": "IP address"})]
 CidrText = Annotated[str, WithJsonSchema({"type": "string", "x-kind": "CIDR"})]
+ClusterIpText = Annotated[str, WithJsonSchema({"type": "string", "x-kind": "IP address or `None`"})]
+PortOrName = Port | Annotated[str, WithJsonSchema({"type": "string", "x-kind": "port name"})]
 AnyAddress = Annotated[Address, PlainValidator(parse_address, json_schema_input_type=AddressText)]
+ClusterIp = Annotated[Address | str, PlainValidator(parse_cluster_ip, json_schema_input_type=ClusterIpText)]
+TargetPort = Annotated[str, PlainValidator(parse_target_port, json_schema_input_type=PortOrName)]
+PortName = Annotated[str, AfterValidator(port_name)]
+SourceRange = Annotated[Network, PlainValidator(parse_range, json_schema_input_type=CidrText)]
 MachineAddress = Annotated[Address, PlainValidator(parse_machine_address, json_schema_input_type=AddressText)]
 Cidr = Annotated[Network, PlainValidator(parse_network, json_schema_input_type=CidrText)]
 # At most one per IP version, in the order of the file.
@@ -214,6 +268,25 @@ def count_of_pods(number: int) -> list[Any]:
     if not 0 <= number <= PODS_MAX:
         refuse(f"{number} is not between 0 and {PODS_MAX}")
     return [{"name": "p", "replicas": number}]
+
+
+def numbers_or(field: str) -> Callable[[Any], Any]:
+    """Return a validator that undoes the short form of a list of ports: a number is an entry with that `field`."""
+
+    def normalise(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [{field: entry} if type(entry) is int else entry for entry in value]
+
+    return normalise
+
+
+def one_handler(given: Sequence[str]) -> None:
+    """Refuse a probe with no way to probe, and with several."""
+    if not given:
+        refuse("does not say what to try", "give it `exec`, `tcpSocket` or `httpGet`")
+    if len(given) > 1:
+        refuse(f"cannot stand beside `{given[0]}`", "a probe has one way to probe", field=given[1])
 
 
 def shell_or_argv(value: Any) -> Any:

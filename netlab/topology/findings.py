@@ -6,7 +6,7 @@ A rule yields `Finding`s that name a field by its path from the top. `document.D
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
@@ -30,6 +30,11 @@ class Finding:
     hint: str = ""
     at_key: bool = False
     first: Loc | None = None
+
+    def under(self, loc: Loc) -> Finding:
+        """Return the same mistake in a part that stands at `loc`."""
+        first = None if self.first is None else (*loc, *self.first)
+        return replace(self, loc=(*loc, *self.loc), first=first)
 
 
 class Placed(NamedTuple, Generic[T]):

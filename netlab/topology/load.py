@@ -37,8 +37,7 @@ def load(
     `backend` overrides the file's type of backend, `forwarder` that of backend udp, `name` the lab's name. Raises
     TopologyError, and UsageError for an override that cannot be.
     """
-    file = "<stdin>" if str(path) == STDIN else os.fspath(path)
-    text = _decode(_read_bytes(path, file), file)
+    text, file = read_text(path)
     return load_text(text, file, backend=backend, forwarder=forwarder, name=name)
 
 
@@ -98,35 +97,44 @@ def _name_of_file(file: str) -> str:
     return label or FALLBACK_NAME
 
 
-def _read_bytes(path: str | Path, file: str) -> bytes:
+def read_text(path: str | Path, *, kind: str = "topology", size_max: int = SIZE_MAX) -> tuple[str, str]:
+    """Read a file, or standard input for `-`; return its text and what messages call it.
+
+    `kind` is what the file should be, `size_max` is in bytes. Raises TopologyError.
+    """
+    file = "<stdin>" if str(path) == STDIN else os.fspath(path)
+    return _decode(_read_bytes(path, file, kind, size_max), file), file
+
+
+def _read_bytes(path: str | Path, file: str, kind: str, size_max: int) -> bytes:
     """Read a file that is not too big. Raises TopologyError."""
     try:
         if str(path) == STDIN:
-            return _read_stream(sys.stdin.buffer, file)
+            return _read_stream(sys.stdin.buffer, file, kind, size_max)
         with open(path, "rb") as stream:
-            if os.fstat(stream.fileno()).st_size > SIZE_MAX:
-                raise _too_big(file)
-            return _read_stream(stream, file)
+            if os.fstat(stream.fileno()).st_size > size_max:
+                raise _too_big(file, kind, size_max)
+            return _read_stream(stream, file, kind, size_max)
     except FileNotFoundError as exc:
         raise TopologyError([Problem(file, 0, 0, "", "there is no such file", _similar_files(Path(path)))]) from exc
     except IsADirectoryError as exc:
         inside = [entry.name for entry in sorted(Path(path).glob("*.y*ml"))]
         hint = f"it holds {', '.join(inside[:5])}" if inside else ""
-        raise TopologyError([Problem(file, 0, 0, "", "is a folder, not a topology file", hint)]) from exc
+        raise TopologyError([Problem(file, 0, 0, "", f"is a folder, not a {kind} file", hint)]) from exc
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
         raise TopologyError([Problem(file, 0, 0, "", f"cannot be read: {reason}")]) from exc
 
 
-def _read_stream(stream: BinaryIO, file: str) -> bytes:
-    content = stream.read(SIZE_MAX + 1)
-    if len(content) > SIZE_MAX:
-        raise _too_big(file)
+def _read_stream(stream: BinaryIO, file: str, kind: str, size_max: int) -> bytes:
+    content = stream.read(size_max + 1)
+    if len(content) > size_max:
+        raise _too_big(file, kind, size_max)
     return content
 
 
-def _too_big(file: str) -> TopologyError:
-    message = f"is larger than {SIZE_MAX // 2**20} MiB, which no topology is"
+def _too_big(file: str, kind: str, size_max: int) -> TopologyError:
+    message = f"is larger than {size_max // 2**20} MiB, which no {kind} is"
     return TopologyError([Problem(file, 0, 0, "", message, "is it the right file?")])
 
 

@@ -11,7 +11,7 @@ from netlab.topology.fields import PODS_MAX
 from netlab.topology.findings import Finding, Loc, Suggester, counted, did_you_mean, listed, quote
 from netlab.topology.model import Address, Check, CheckProtocol, Expect, Network, Node, Role, Router, Segment
 from netlab.topology.network_rules import BRIDGE_PORTS_MAX, cidr_loc, mask_fits
-from netlab.topology.schema import PodSpec
+from netlab.topology.pod_schema import PodSpec
 
 # Interfaces of these names are there already, or cannot be (net/core/dev.c and the folders of /proc/sys/net).
 RESERVED_SEGMENTS = frozenset({"lo", "all", "default"})
@@ -192,11 +192,6 @@ def pod_forms(draft: Draft) -> Iterator[Finding]:
         if several and len(longest := f"{spec.name}-{count}") > names.LABEL_MAX:
             message = f"{quote(longest)} is {len(longest)} characters long; at most {names.LABEL_MAX} are allowed"
             yield Finding((*loc, "name"), message)
-        own: set[str] = set()
-        for i, container in enumerate(spec.containers):
-            if container.name in own:
-                yield Finding((*loc, "containers", i, "name"), f"{quote(container.name)} is given twice in this pod")
-            own.add(container.name)
     if total > PODS_MAX:
         yield Finding(("pods",), f"{total} pods are too many; at most {PODS_MAX} are allowed")
 

@@ -9,11 +9,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import ClassVar
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+from netlab.topology.addresses import Address, Network
+from netlab.topology.pod import Container, ContainerPort, EnvVar, HostAlias, HttpGet, Pod, Probe
+from netlab.topology.service import EndpointSlice, Service
+
+__all__ = [  # the parts that have modules of their own
+    "Address",
+    "Container",
+    "ContainerPort",
+    "EndpointSlice",
+    "EnvVar",
+    "HostAlias",
+    "HttpGet",
+    "Network",
+    "Pod",
+    "Probe",
+    "Service",
+]
+
+
+class Proxy(StrEnum):
+    """How nodes carry out Services: kube-proxy's mode; `none` for no Services and no cluster DNS."""
+
+    IPTABLES = "iptables"
+    NFTABLES = "nftables"
+    IPVS = "ipvs"
+    NONE = "none"
 
 
 class Netfilter(StrEnum):
@@ -126,46 +149,7 @@ class Node:
     segment: str
     role: Role = Role.CLUSTER
     addresses: tuple[Address, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class EnvVar:
-    """One environment variable of a container."""
-
-    name: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    """A process in a pod's namespace. `command` is an argv; `restart` says whether it is started again when it ends."""
-
-    name: str
-    command: tuple[str, ...]
-    env: tuple[EnvVar, ...] = ()
-    working_dir: str = "/"
-    restart: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class HostAlias:
-    """A line of the pod's /etc/hosts."""
-
-    ip: Address
-    hostnames: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """A pod on its node. `addresses` are those the user chose (may be empty, and are empty for hostNetwork)."""
-
-    name: str
-    node: str
-    labels: tuple[tuple[str, str], ...] = ()
-    containers: tuple[Container, ...] = ()
-    host_network: bool = False
-    host_aliases: tuple[HostAlias, ...] = ()
-    addresses: tuple[Address, ...] = ()
+    proxy: Proxy | None = None  # None: the topology's
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +181,10 @@ class Topology:
     nodes: tuple[Node, ...]
     pods: tuple[Pod, ...]
     checks: tuple[Check, ...] = ()
+    services: tuple[Service, ...] = ()
+    slices: tuple[EndpointSlice, ...] = ()
+    proxy: Proxy = Proxy.IPTABLES
+    load_balancer_cidrs: tuple[Network, ...] = ()
 
     @property
     def families(self) -> tuple[int, ...]:

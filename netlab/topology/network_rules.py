@@ -51,6 +51,7 @@ def _ranges(draft: Draft) -> Iterator[Range]:
     """Yield every range of a topology in the order of the fields."""
     named = [("clusterCIDR", loc, cidr) for loc, cidr in draft.cluster_cidrs]
     named += [("serviceCIDR", loc, cidr) for loc, cidr in draft.service_cidrs]
+    named += [("loadBalancerCIDR", loc, cidr) for loc, cidr in draft.load_balancer_cidrs]
     for _, segment in draft.segments:
         for cidr in segment.cidrs:
             loc = cidr_loc(draft, segment, cidr)

@@ -19,7 +19,9 @@ from netlab.topology import diagnose
 from netlab.topology.document import Document, Value, select
 from netlab.topology.fields import entries
 from netlab.topology.findings import Finding, Loc, Placed
-from netlab.topology.schema import CheckSpec, NodeSpec, PodSpec, TopologyFile
+from netlab.topology.pod_schema import PodSpec
+from netlab.topology.schema import CheckSpec, NodeSpec, TopologyFile
+from netlab.topology.service_schema import ServiceSpec
 
 Raw = dict[str, Value]
 
@@ -28,6 +30,7 @@ PLACEHOLDERS: dict[str, BaseModel] = {
     "nodes": NodeSpec.model_construct(name=""),
     "external": NodeSpec.model_construct(name=""),
     "pods": PodSpec.model_construct(name=""),
+    "services": ServiceSpec.model_construct(name=""),
     "checks": CheckSpec.model_construct(source="", target=""),
 }
 # The fields of an entry that may be left out alone: no rule takes their absence for something else.

@@ -11,23 +11,34 @@ from collections.abc import Iterator
 from typing import Any
 
 from netlab.topology.fields import LABEL
+from netlab.topology.pod_schema import (
+    ContainerPortSpec,
+    ContainerSpec,
+    EnvSpec,
+    ExecSpec,
+    FieldRefSpec,
+    HeaderSpec,
+    HostAliasSpec,
+    HttpGetSpec,
+    PodSpec,
+    ProbeSpec,
+    TcpSocketSpec,
+    ValueFromSpec,
+)
 from netlab.topology.schema import (
     BridgeSpec,
     CheckSpec,
-    ContainerSpec,
-    EnvSpec,
-    HostAliasSpec,
     HostGwSpec,
     IpipSpec,
     NodeSpec,
-    PodSpec,
     SegmentSpec,
-    Spec,
     TopologyFile,
     UdpSpec,
     UnderlaySpec,
     VxlanSpec,
 )
+from netlab.topology.service_schema import AffinitySpec, ClientIpSpec, ServicePortSpec, ServiceSpec
+from netlab.topology.spec import Spec
 
 # The sections in order, with what a field's type calls them.
 SECTIONS: dict[type[Spec], str] = {
@@ -42,8 +53,20 @@ SECTIONS: dict[type[Spec], str] = {
     NodeSpec: "node",
     PodSpec: "pod",
     ContainerSpec: "container",
+    ContainerPortSpec: "container port",
     EnvSpec: "variable",
+    ValueFromSpec: "source of a value",
+    FieldRefSpec: "field reference",
+    ProbeSpec: "probe",
+    ExecSpec: "exec",
+    TcpSocketSpec: "tcpSocket",
+    HttpGetSpec: "httpGet",
+    HeaderSpec: "header",
     HostAliasSpec: "host alias",
+    ServiceSpec: "service",
+    ServicePortSpec: "service port",
+    AffinitySpec: "affinity",
+    ClientIpSpec: "clientIP",
     CheckSpec: "check",
 }
 INTRODUCTION = """\
@@ -113,6 +136,31 @@ pods:
   containers:
   - {name: http, command: [python3, -m, http.server, "80"], env: {PYTHONUNBUFFERED: "1"}}
   - {name: clock, command: "while sleep 1; do date; done", restartPolicy: Never}
+""",
+    ProbeSpec: """
+nodes: 1
+pods:
+- name: web
+  containers:
+  - name: echo  # without a command: netlab's echo server
+    ports: [{name: http, containerPort: 8080}]
+    env: [{name: MY_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
+    readinessProbe: {httpGet: {path: /ready, port: http}, periodSeconds: 2}
+""",
+    ServiceSpec: """
+nodes: 2
+proxy: nftables
+pods:
+- {name: web, replicas: 3, labels: {app: web}, containers: [{name: echo, ports: [8080]}]}
+services:
+- {name: web, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+- name: outside
+  type: LoadBalancer
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30080}]
+  loadBalancerSourceRanges: [172.18.0.0/16]
+- {name: peers, clusterIP: None, selector: {app: web}}
+- {name: docs, type: ExternalName, externalName: example.org}
 """,
     CheckSpec: """
 nodes: 2
@@ -208,7 +256,7 @@ def _grouped(schema: dict[str, Any]) -> str:
 def _link(reference: str) -> str:
     name = reference.rpartition("/")[2].replace("Settings", "Spec")
     title = next(title for model, title in SECTIONS.items() if model.__name__ == name)
-    return f"[{title}](#{title.replace(' ', '-')})"
+    return f"[{title}](#{title.replace(' ', '-').lower()})"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from netlab.topology import member_rules, network_rules
+from netlab.topology import member_rules, network_rules, pod_rules, service_rules
 from netlab.topology.draft import Draft
 from netlab.topology.findings import Finding
 
@@ -23,7 +23,7 @@ MACHINES = frozenset({"nodes", "external", "underlay"})
 
 RULES: tuple[tuple[Rule, frozenset[str]], ...] = (
     (network_rules.underlay_forms, UNDERLAY),
-    (network_rules.overlaps, UNDERLAY | {"clusterCIDR", "serviceCIDR"}),
+    (network_rules.overlaps, UNDERLAY | {"clusterCIDR", "serviceCIDR", "loadBalancerCIDR"}),
     (network_rules.service_families, frozenset({"clusterCIDR", "serviceCIDR"})),
     (network_rules.cluster_size, CLUSTER),
     (network_rules.enough_pod_cidrs, CLUSTER),
@@ -40,6 +40,14 @@ RULES: tuple[tuple[Rule, frozenset[str]], ...] = (
     (member_rules.pod_forms, frozenset()),
     (member_rules.pod_nodes, frozenset()),
     (member_rules.pod_addresses, CLUSTER | {"nodes"}),
+    (pod_rules.container_forms, frozenset()),
+    (service_rules.service_forms, frozenset()),
+    (service_rules.service_names, frozenset()),
+    (service_rules.service_ranges, frozenset({"clusterCIDR", "serviceCIDR"})),
+    (service_rules.service_claims, frozenset()),
+    (service_rules.load_balancer_families, frozenset({"clusterCIDR", "loadBalancerCIDR"})),
+    (service_rules.node_proxies, frozenset()),
+    (service_rules.service_pods, frozenset({"pods"})),
     (member_rules.check_names, frozenset()),
     (member_rules.check_forms, frozenset()),
 )

@@ -8,45 +8,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from netlab.topology.fields import (
-    PODS_MAX,
-    AbsolutePath,
     Addresses,
-    AnyAddress,
     Cidrs,
     CidrText,
-    EnvName,
-    Hostname,
     Label,
-    LabelKey,
-    LabelValue,
     Mtu,
     Port,
-    command_line,
     count_of,
     count_of_pods,
     entries,
-    env_entries,
     not_a,
     refuse,
-    shell_or_argv,
 )
 from netlab.topology.findings import quote, suggest
-
-
-class Spec(BaseModel):
-    """Part of a topology file. An empty value (`checks:` with nothing after it) means the default, as in Kubernetes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, defer_build=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_means_default(cls, value: Any) -> Any:
-        if isinstance(value, dict) and None in value.values():
-            return {name: field for name, field in value.items() if field is not None}
-        return value
+from netlab.topology.pod_schema import PodSettings, PodSpec
+from netlab.topology.service_schema import ServiceSettings, ServiceSpec
+from netlab.topology.spec import Spec, field_names
 
 
 class BridgeSpec(Spec):
@@ -131,12 +111,6 @@ def _backend(value: Any) -> Any:
     return options
 
 
-def field_names(model: type[BaseModel]) -> list[str]:
-    """Return the names that a model's fields have in the file, those that it needs first."""
-    fields = sorted(model.model_fields.items(), key=lambda item: not item[1].is_required())
-    return [field.alias or name for name, field in fields]
-
-
 class SegmentSpec(Spec):
     """One layer-2 network of the underlay: a switch that some nodes are plugged into."""
 
@@ -168,77 +142,21 @@ class UnderlaySpec(Spec):
     )
 
 
+ProxyName = Literal["iptables", "nftables", "ipvs", "none"]
+
+
 class NodeSettings(Spec):
     """A machine, apart from its name."""
 
     segment: Label | None = Field(None, description="The segment it sits in. Needed when there are several.")
     ip: Addresses = Field([], description="Its address, or one per IP version. Without it: the next free one.")
+    proxy: ProxyName | None = Field(None, description="How it carries out Services. Without it: the file's `proxy`.")
 
 
 class NodeSpec(NodeSettings):
     """A machine. Written as a name alone when it needs no more."""
 
     name: Label = Field(description="Its name, for `netlab exec NAME` and the rest.")
-
-
-class EnvSpec(Spec):
-    """One environment variable."""
-
-    name: EnvName = Field(description="Its name.")
-    value: str = Field("", description="Its value.")
-
-
-class ContainerSpec(Spec):
-    """A process in the pod's network namespace: a program of this machine, not an image."""
-
-    name: Label = Field(description="Its name within the pod.")
-    command: Annotated[
-        list[str], BeforeValidator(shell_or_argv, json_schema_input_type=str | list[str]), AfterValidator(command_line)
-    ] = Field(description="Program and arguments. A text is a command line for `sh -c`.", min_length=1)
-    args: list[str] = Field([], description="More arguments.")
-    env: Annotated[
-        list[EnvSpec], BeforeValidator(env_entries, json_schema_input_type=dict[str, str] | list[EnvSpec])
-    ] = Field([], description="Environment variables: a mapping, or a list of `{name, value}`.")
-    working_dir: AbsolutePath = Field("/", alias="workingDir", description="Folder that it starts in.")
-    restart_policy: Literal["Always", "Never"] = Field(
-        "Always", alias="restartPolicy", description="Whether it is started again when it ends."
-    )
-
-
-class HostAliasSpec(Spec):
-    """A line of the pod's /etc/hosts."""
-
-    ip: AnyAddress = Field(description="The address.")
-    hostnames: list[Hostname] = Field(description="The names that stand for it.", min_length=1)
-
-
-class PodSettings(Spec):
-    """One pod or several alike, apart from the name."""
-
-    node: Label | None = Field(None, description="The node it runs on. Without it: the nodes take turns.")
-    replicas: int | None = Field(None, ge=0, le=PODS_MAX, description="How many of it.")
-    per_node: int | None = Field(
-        None,
-        alias="perNode",
-        ge=0,
-        le=PODS_MAX,
-        description="How many of it on every node. Not with `replicas` or `node`.",
-    )
-    labels: dict[LabelKey, LabelValue] = Field({}, description="Labels, which Services select by.")
-    host_network: bool = Field(
-        False, alias="hostNetwork", description="Use the node's network instead of one of its own."
-    )
-    host_aliases: list[HostAliasSpec] = Field([], alias="hostAliases", description="Lines for its /etc/hosts.")
-    ip: Addresses = Field(
-        [], description="Its address, or one per IP version. Without it: the next free one of its node's podCIDR."
-    )
-    containers: list[ContainerSpec] = Field([], description="Its processes. Without any: only the pause process.")
-
-
-class PodSpec(PodSettings):
-    """One pod, or several alike. Written as a name alone when it needs no more."""
-
-    name: Label = Field(description="Its name; with `replicas` or `perNode`: followed by `-1`, `-2` and so on.")
 
 
 class CheckSpec(Spec):
@@ -259,6 +177,8 @@ PodForms = Count | list[PodSpec | str] | dict[str, PodSettings | None]
 Nodes = Annotated[list[NodeSpec], BeforeValidator(entries(count_of("n", 1)), json_schema_input_type=NodeForms)]
 Externals = Annotated[list[NodeSpec], BeforeValidator(entries(count_of("ext", 0)), json_schema_input_type=NodeForms)]
 Pods = Annotated[list[PodSpec], BeforeValidator(entries(count_of_pods), json_schema_input_type=PodForms)]
+ServiceForms = list[ServiceSpec] | dict[str, ServiceSettings]
+Services = Annotated[list[ServiceSpec], BeforeValidator(entries(None), json_schema_input_type=ServiceForms)]
 
 
 class TopologyFile(Spec):
@@ -291,6 +211,16 @@ class TopologyFile(Spec):
         description="Addresses of Services. One CIDR, or one per IP version.",
         json_schema_extra={"x-default": "10.96.0.0/16, fd00:10:96::/112: those of clusterCIDR's IP versions"},
     )
+    load_balancer_cidr: Cidrs | None = Field(
+        None,
+        alias="loadBalancerCIDR",
+        description="Addresses for Services of type LoadBalancer. One CIDR, or one per IP version.",
+        json_schema_extra={"x-default": "203.0.113.0/24, 2001:db8:113::/112: those of clusterCIDR's IP versions"},
+    )
+    proxy: ProxyName = Field(
+        "iptables",
+        description="How nodes carry out Services: kube-proxy's mode, or `none` for no Services and no cluster DNS.",
+    )
     ip_masq: bool = Field(
         True, alias="ipMasq", description="Whether pods reach the outside with their node's address (masquerade)."
     )
@@ -318,6 +248,9 @@ class TopologyFile(Spec):
     pods: Pods = Field(
         [],
         description="The pods: a number (`p-1` ...), a list of names or mappings, or a mapping by name.",
+    )
+    services: Services = Field(
+        [], description="Stable addresses in front of pods: a list of mappings, or a mapping by name."
     )
     checks: list[CheckSpec] = Field([], description="What `netlab check` tries, beside every pod to every pod.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -88,6 +89,15 @@ def ipip() -> None:
             ipr.link("add", ifname="probe0", kind="ipip", ipip_local="10.0.0.1")
 
     netns.call_anonymous(load)
+
+
+@pytest.fixture(scope="session")
+def ipvs() -> None:
+    """Skip where the kernel has no IPVS; else load it, and dummy without the dummy0 that it makes on the host."""
+    loads = (("-a", "ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_sh", "ip_vs_mh", "xt_ipvs"), ("dummy", "numdummies=0"))
+    program = shutil.which("modprobe")
+    if program is None or any(subprocess.run([program, *names], check=False).returncode for names in loads):
+        pytest.skip("this kernel has no ipvs; the VM tier runs it")
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from random import Random
 
 import dns.edns
 import dns.flags
@@ -148,7 +149,7 @@ def test_what_is_kept_is_bounded() -> None:
         answer(query(f"n{number}.cluster.local.").to_wire(), same, udp=True, now=NOW)
     answer(query(MANY, "SRV").to_wire(), same, udp=False, now=NOW)
     assert len(same.replies) <= 4096
-    assert max(len(reply) for _, reply in same.replies.values()) <= 4096
+    assert max(len(kept.head) + len(kept.tail) for kept in same.replies.values()) <= 4096
 
 
 @pytest.mark.parametrize(("flags", "want"), [(0, "QR AA"), ("RD", "QR AA RD"), ("RD AD CD", "QR AA RD CD")])
@@ -357,3 +358,63 @@ def test_mutated_queries(seed: bytes, changes: list[tuple[int, int]], cut: int |
 def test_any_labels_and_type(labels: list[bytes], under: str, kind: int) -> None:
     name = dns.name.Name([*labels, *dns.name.from_text(under).labels])
     check(QUERY[:12] + name.to_wire() + kind.to_bytes(2, "big") + b"\0\1")  # type: ignore[operator]
+
+
+def addresses_in(reply: dns.message.Message) -> list[str]:
+    return [record.address for rrset in reply.answer for record in rrset]  # type: ignore[attr-defined]
+
+
+def test_addresses_come_in_a_new_order_each_time() -> None:
+    same, order, wire = zone(), Random(1), query(MANY, payload=4096).to_wire()
+    replies = [dns.message.from_wire(answer(wire, same, udp=True, now=NOW, order=order) or b"") for _ in range(3)]
+    found = [addresses_in(reply) for reply in replies]
+    assert len({tuple(addresses) for addresses in found}) == 3
+    assert {frozenset(addresses) for addresses in found} == {
+        frozenset(addresses_in(reply_to(query(MANY, payload=4096))))
+    }
+    assert all(len(addresses) == 200 and reply.edns == 0 for addresses, reply in zip(found, replies, strict=True))
+
+
+def test_a_truncated_answer_has_other_addresses_each_time() -> None:
+    same, order, seen = zone(), Random(1), set()
+    for _ in range(200):
+        wire = answer(query(MANY).to_wire(), same, udp=True, now=NOW, order=order) or b""
+        reply = dns.message.from_wire(wire)
+        assert reply.flags & dns.flags.TC
+        assert len(wire) <= 512
+        assert len(set(addresses_in(reply))) == len(addresses_in(reply)) == 29
+        seen |= set(addresses_in(reply))
+    assert len(seen) == 200  # each has its chance
+
+
+@given(st.data())
+def test_an_order_changes_nothing_else(data: st.DataObject) -> None:
+    name = data.draw(
+        st.sampled_from([WEB, MANY, "out.default.svc.cluster.local.", "cluster.local.", "no.cluster.local."])
+    )
+    kind = data.draw(st.sampled_from(["A", "AAAA", "SRV", "NS", "MX", "SOA"]))
+    udp, edns = data.draw(st.booleans()), data.draw(st.sampled_from([-1, 0]))
+    wire = query(name, kind, use_edns=edns).to_wire()
+    plain, mixed = (answer(wire, zone(), udp=udp, now=NOW, order=order) or b"" for order in (None, Random(2)))
+    assert len(plain) == len(mixed)
+    if not plain[2] & 2:  # TC
+        assert dns.message.from_wire(plain) == dns.message.from_wire(mixed)
+
+
+def test_the_name_server_is_the_service_in_front() -> None:
+    server = Service("kube-system", "kube-dns", cluster_ips=(ip_address("10.96.0.10"), ip_address("fd00::10")))
+    own = Zone.of((server,), (), ["kube-system"])
+
+    def ask(name: str, kind: str) -> dns.message.Message:
+        return dns.message.from_wire(answer(query(name, kind).to_wire(), own, udp=True, now=NOW) or b"")
+
+    reply = ask("cluster.local.", "NS")
+    assert lines(reply.answer) == ["cluster.local. 5 IN NS kube-dns.kube-system.svc.cluster.local."]
+    assert lines(reply.additional) == [
+        "kube-dns.kube-system.svc.cluster.local. 5 IN A 10.96.0.10",
+        "kube-dns.kube-system.svc.cluster.local. 5 IN AAAA fd00::10",
+    ]
+    assert lines(ask("ns.dns.cluster.local.", "A").answer) == ["ns.dns.cluster.local. 5 IN A 10.96.0.10"]
+    assert lines(ask("in-addr.arpa.", "NS").answer) == ["in-addr.arpa. 5 IN NS kube-dns.kube-system.svc.in-addr.arpa."]
+    assert ask("svc.cluster.local.", "NS").answer == []
+    assert ask("cluster.local.", "A").answer == []

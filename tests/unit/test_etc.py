@@ -14,6 +14,7 @@ from netlab.topology.model import (
     Netfilter,
     Node,
     Pod,
+    Proxy,
     Role,
     Router,
     Segment,
@@ -118,9 +119,14 @@ def test_only_pods_with_containers_need_files(topology: Topology, snapshot: Snap
 
 
 def test_a_pod_searches_the_clusters_domains(topology: Topology) -> None:
-    lines = resolv_conf(topology, "web").splitlines()
-    assert lines[:2] == ["search default.svc.cluster.local svc.cluster.local cluster.local", "options ndots:5"]
-    assert all(line.startswith("#") for line in lines[2:]), "there is no nameserver yet"
+    search = "search default.svc.cluster.local svc.cluster.local cluster.local"
+    assert resolv_conf(topology, "web").splitlines() == [search, "nameserver 10.96.0.10", "options ndots:5"]
+
+
+def test_without_services_there_is_no_nameserver(topology: Topology) -> None:
+    lines = resolv_conf(replace(topology, proxy=Proxy.NONE), "web").splitlines()
+    assert lines[1] == "options ndots:5"
+    assert all(line.startswith("#") for line in lines[2:])
 
 
 @pytest.mark.parametrize("member", ["host", "n1", "r1", "client"])

@@ -23,9 +23,20 @@ PURE = (
     "overlay",
     "service",
     "dns/answer.py",
+    "dns/names.py",
     "dns/records.py",
+    "echo/http.py",
+    "probes/readiness.py",
     "graph",
+    "proxy/iptables_rules.py",
+    "proxy/listing.py",
+    "proxy/nftables_objects.py",
+    "proxy/proxier.py",
+    "proxy/retry.py",
     "check",
+    "control/resources.py",
+    "controllers",
+    "topology/system.py",
     "names.py",
     "tunnel/config.py",
     "tunnel/limit.py",
@@ -52,6 +63,9 @@ MAY_USE_KERNEL = (
     "tunnel/offloads.py",
     "tunnel/ports.py",
     "kernel",
+    "control",
+    "probes",
+    "proxy",
     "supervisor",
     "lab.py",
     "doctor.py",
@@ -100,7 +114,7 @@ def test_nothing_below_knows_the_command_line(file: Path) -> None:
 @pytest.mark.parametrize("file", list(ROOT.rglob("*.py")), ids=name_of)
 def test_heavy_libraries_are_imported_where_they_are_used(file: Path) -> None:
     """At module level only in modules that are themselves imported late: `netlab --help` must be instant."""
-    late = ("topology", "packets.py", "kernel/features.py", "kernel/feature_probes.py")
+    late = ("topology", "manifest", "packets.py", "kernel/features.py", "kernel/feature_probes.py")
     tree = ast.parse(file.read_text())
     top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     found = {name.partition(".")[0] for node in top for name in imports_of(node)}

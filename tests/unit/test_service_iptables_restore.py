@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from netlab.service.iptables import render
+from netlab.service.iptables import PortRules, render
 from netlab.service.iptables_names import Prefix
-from netlab.service.iptables_restore import Base, base, dropped_chains, restore_input, stale_chains
+from netlab.service.iptables_restore import Base, base, dropped_chains, full_input, partial_input
 from netlab.service.model import Endpoint, Policy, Protocol, ProxyNode, ServicePort
 from tests.unit.service_ports import EVERYWHERE, FULL, HERE, NODE, NODE6, THERE, WEB, bare, expect, named
 
@@ -151,17 +151,14 @@ COMMIT
 :KUBE-POSTROUTING - [0:0]
 :KUBE-MARK-MASQ - [0:0]
 :KUBE-PROXY-CANARY - [0:0]
-:KUBE-SVC-TCOU7JCQXEZGVUNU - [0:0]
-:KUBE-SEP-Z6M7ZHWCTBNMPLD7 - [0:0]
-:KUBE-SVC-GONE - [0:0]
 -A KUBE-POSTROUTING -m mark ! --mark 0x004000/0x004000 -j RETURN
 -A KUBE-POSTROUTING -j MARK --xor-mark 0x004000
 -A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully
 -A KUBE-MARK-MASQ -j MARK --or-mark 0x004000
+:KUBE-SVC-TCOU7JCQXEZGVUNU - [0:0]
+:KUBE-SEP-Z6M7ZHWCTBNMPLD7 - [0:0]
 -A KUBE-SERVICES -m comment --comment "kube-system/kube-dns:dns cluster IP" -m udp -p udp -d 10.96.0.10 --dport 53 \
 -j KUBE-SVC-TCOU7JCQXEZGVUNU
--A KUBE-SERVICES -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" \
--m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
 -A KUBE-SVC-TCOU7JCQXEZGVUNU -m comment --comment "kube-system/kube-dns:dns cluster IP" -m udp -p udp -d 10.96.0.10 \
 --dport 53 ! -s 10.244.0.0/16 -j KUBE-MARK-MASQ
 -A KUBE-SVC-TCOU7JCQXEZGVUNU -m comment --comment "kube-system/kube-dns:dns -> 10.244.1.2:53" \
@@ -169,6 +166,9 @@ COMMIT
 -A KUBE-SEP-Z6M7ZHWCTBNMPLD7 -m comment --comment kube-system/kube-dns:dns -s 10.244.1.2 -j KUBE-MARK-MASQ
 -A KUBE-SEP-Z6M7ZHWCTBNMPLD7 -m comment --comment kube-system/kube-dns:dns -m udp -p udp -j DNAT \
 --to-destination 10.244.1.2:53
+-A KUBE-SERVICES -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" \
+-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
+:KUBE-SVC-GONE - [0:0]
 -X KUBE-SVC-GONE
 COMMIT
 *mangle
@@ -177,9 +177,25 @@ COMMIT
 """
 
 
+def whole(fixed: Base, ports: Iterable[PortRules], **options: Any) -> str:
+    return "".join(full_input(fixed, list(ports), **options))
+
+
+def part(changed: Iterable[PortRules], ports: Iterable[PortRules] = (), **options: Any) -> str:
+    return "".join(partial_input(base(NODE), list(ports), changed, **options))
+
+
 def test_golden_of_a_full_sync() -> None:
-    ports = {port.key: render(port, NODE) for port in (HELLO, DNS)}
-    assert restore_input(base(NODE), ports, changed=None, stale=["KUBE-SVC-GONE"]) == GOLDEN
+    foreign = ["PREROUTING", "KUBE-SERVICES", "KUBE-MARK-MASQ", "KUBE-KUBELET-CANARY", "FLANNEL-POSTRTG", "DOCKER"]
+    existing = ["KUBE-SVC-GONE", *foreign, *(chain.name for chain in render(DNS, NODE).chains)]
+    assert whole(base(NODE), [render(port, NODE) for port in (HELLO, DNS)], existing=existing) == GOLDEN
+
+
+def test_chains_of_every_kind_that_no_port_has_are_deleted() -> None:
+    gone = [f"KUBE-{kind}-OLD" for kind in ("EXT", "FW", "SEP", "SVC", "SVL")]
+    text = whole(base(NODE), PORTS.values(), existing=gone[::-1])
+    assert re.findall("^-X (.*)", text, re.MULTILINE) == gone
+    assert set(gone) <= declared(text)
 
 
 PORTS = {port.key: render(port, NODE) for port in (FULL, DNS, HELLO)}
@@ -190,28 +206,32 @@ def declared(text: str) -> set[str]:
 
 
 def test_a_partial_sync_writes_the_chains_of_what_changed_only() -> None:
-    full = restore_input(base(NODE), PORTS, changed=None)
-    part = restore_input(base(NODE), PORTS, changed={DNS.key})
+    full = whole(base(NODE), PORTS.values())
+    text = part([PORTS[DNS.key]], PORTS.values())
     dns = {chain.name for chain in PORTS[DNS.key].chains}
     shared = {chain.name for chain in (*base(NODE).filter, *base(NODE).nat)}
-    assert declared(part) == dns | shared
-    skipped = declared(full) - declared(part)
+    assert declared(text) == dns | shared
+    skipped = declared(full) - declared(text)
     assert skipped == {chain.name for chain in PORTS[FULL.key].chains} | {"KUBE-PROXY-CANARY"}
     wanted = [line for line in full.splitlines() if line.split()[:1] == ["-A"] and line.split()[1] not in skipped]
-    assert [line for line in part.splitlines() if line.startswith("-")] == wanted
+    assert sorted(line for line in text.splitlines() if line.startswith("-")) == sorted(wanted)
+    in_services = [line for line in text.splitlines() if line.startswith("-A KUBE-SERVICES")]
+    assert "must be the last rule" in in_services[-1]
 
 
-def test_a_partial_sync_of_nothing_writes_the_shared_chains() -> None:
-    part = restore_input(base(NODE), PORTS, changed=())
-    assert declared(part) == {chain.name for chain in (*base(NODE).filter, *base(NODE).nat)}
-    assert "mangle" not in part
+def test_shared_chains_are_written_where_they_change_only() -> None:
+    dns = {chain.name for chain in PORTS[DNS.key].chains}
+    assert declared(part([PORTS[DNS.key]], PORTS.values(), shared=())) == dns
+    assert declared(part([], PORTS.values(), shared=["filter"])) == {chain.name for chain in base(NODE).filter}
+    assert declared(part([], PORTS.values(), shared=["nat"])) == {chain.name for chain in base(NODE).nat}
+    assert part([], PORTS.values(), shared=()) == ""
 
 
 def test_a_port_that_is_gone() -> None:
-    left = {key: rules for key, rules in PORTS.items() if key != DNS.key}
-    stale = dropped_chains(PORTS[DNS.key], None)
+    left = [rules for key, rules in PORTS.items() if key != DNS.key]
+    stale = dropped_chains([PORTS[DNS.key]], [])
     assert stale == {chain.name for chain in PORTS[DNS.key].chains}
-    text = restore_input(base(NODE), left, changed={DNS.key}, stale=stale)
+    text = part([], left, stale=stale)
     deleted = [line for line in text.splitlines() if line.startswith("-X")]
     assert deleted == [f"-X {name}" for name in sorted(stale)]
     assert text.splitlines()[-1 - len(deleted) : -1] == deleted
@@ -221,25 +241,18 @@ def test_a_port_that_is_gone() -> None:
 
 def test_an_endpoint_that_is_gone() -> None:
     before, after = render(WEB, NODE), render(replace(WEB, endpoints=(THERE,)), NODE)
-    assert dropped_chains(before, after) == {named("KUBE-SEP-E1")}
-    assert dropped_chains(after, before) == dropped_chains(None, after) == set()
-    text = restore_input(base(NODE), {WEB.key: after}, changed={WEB.key}, stale=dropped_chains(before, after))
+    assert dropped_chains([before], [after]) == {named("KUBE-SEP-E1")}
+    assert dropped_chains([after], [before]) == dropped_chains([], [after]) == set()
+    text = part([after], [after], stale=dropped_chains([before], [after]))
     assert [line for line in text.splitlines() if named("KUBE-SEP-E1") in line] == [
         named(":KUBE-SEP-E1 - [0:0]"),
         named("-X KUBE-SEP-E1"),
     ]
 
 
-def test_stale_chains_are_those_of_ports_only() -> None:
-    own = [chain.name for rules in PORTS.values() for chain in rules.chains]
-    foreign = ["PREROUTING", "KUBE-SERVICES", "KUBE-MARK-MASQ", "KUBE-KUBELET-CANARY", "FLANNEL-POSTRTG", "DOCKER"]
-    gone = [f"KUBE-{kind}-OLD" for kind in ("SVC", "SVL", "EXT", "FW", "SEP")]
-    assert stale_chains([*own, *foreign, *gone], PORTS.values()) == set(gone)
-
-
 def test_missing_jumps_go_in_front_within_the_same_restore() -> None:
     found = base(NODE)
-    text = restore_input(found, {}, changed=None, jumps=found.jumps)
+    text = whole(found, [], jumps=found.jumps)
     tables = re.split(r"^\*", text, flags=re.MULTILINE)
     for table in tables[1:]:
         name = table.split("\n", 1)[0]
@@ -247,13 +260,7 @@ def test_missing_jumps_go_in_front_within_the_same_restore() -> None:
         assert inserted == [f"-I {jump.chain} {jump.rule}" for jump in found.jumps if jump.table == name]
         targets = {line.split()[-1] for line in inserted}
         assert targets <= declared(table)
-    assert "-I" not in restore_input(found, {}, changed=None)
-
-
-@given(st.permutations(list(PORTS)))
-def test_the_order_of_changes_does_not_show(keys: list[tuple[str, str, str, Protocol, int]]) -> None:
-    wanted = restore_input(base(NODE), PORTS, changed=set(PORTS), stale={"KUBE-SVC-B", "KUBE-SVC-A"})
-    assert restore_input(base(NODE), PORTS, changed=keys, stale=["KUBE-SVC-A", "KUBE-SVC-B"]) == wanted
+    assert "-I" not in whole(found, [])
 
 
 @pytest.mark.parametrize("node", [NODE, replace(NODE, local=None), replace(NODE, masquerade_all=True)])
@@ -264,7 +271,7 @@ def test_every_chain_that_a_rule_goes_to_is_declared(node: ProxyNode) -> None:
             for ends in ((), (HERE,), (THERE,), (HERE, THERE)):
                 for port in (WEB, HELLO, FULL, EVERYWHERE, replace(FULL, source_ranges=())):
                     changed = replace(port, internal_policy=internal, external_policy=external, endpoints=ends)
-                    text = restore_input(base(node), {port.key: render(changed, node)}, changed=None)
+                    text = whole(base(node), [render(changed, node)])
                     nat = text.partition("*nat\n")[2].partition("COMMIT")[0]
                     targets = set(re.findall(r"-j (KUBE-\S+)", nat))
                     owned = {chain for chain in declared(nat) if chain.startswith(tuple(Prefix))}

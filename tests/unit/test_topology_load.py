@@ -23,6 +23,7 @@ from netlab.topology.model import (
     Netfilter,
     Node,
     Pod,
+    Proxy,
     Role,
     Router,
     Segment,
@@ -61,6 +62,9 @@ def test_shortest_file_has_flannels_defaults() -> None:
         nodes=(Node("n1", "underlay"),),
         pods=(),
         checks=(),
+        services=(),
+        proxy=Proxy.IPTABLES,
+        load_balancer_cidrs=(ip_network("203.0.113.0/24"),),
     )
 
 

@@ -1,0 +1,93 @@
+"""Pods that the control plane makes and ends, by the same way as `netlab up`: the lab's plan, changed.
+
+One change at a time, each with all that was asked for meanwhile. A pod that ends is removed only when every node has
+taken it out of its rules, so that no new connection goes to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from netlab.errors import NetlabError
+from netlab.lab import Lab
+from netlab.topology.pod import Pod
+
+RETRY = 2.0  # seconds after a change that failed
+LINGER = 0.05  # seconds for packets that were on their way to a pod when its last rule went
+
+Say = Callable[[str], None]
+
+
+class PodChanges:
+    """Pods on their way into the lab and out of it."""
+
+    def __init__(self, lab: str, wake: Callable[[], None], say: Say) -> None:
+        self._lab = lab
+        self._wake = wake
+        self._say = say
+        self._making: dict[str, Pod] = {}
+        self._ending: set[str] = set()
+        self._removable: set[str] = set()
+        self._waits: set[asyncio.Task[None]] = set()
+        self._work = asyncio.Event()
+        self._done = False
+        self._task = asyncio.create_task(self._run())
+
+    def make(self, pod: Pod) -> None:
+        """Have a pod made, soon."""
+        self._making[pod.name] = pod
+        self._work.set()
+
+    def making(self) -> list[Pod]:
+        """Return the pods that were asked for and are not there yet."""
+        return list(self._making.values())
+
+    def end(self, name: str, settled: Callable[[], Awaitable[None]]) -> None:
+        """Have a pod removed once `settled` says that nobody sends to it any more."""
+        if name in self._ending:
+            return
+        self._ending.add(name)
+        task = asyncio.create_task(self._retire(name, settled))
+        self._waits.add(task)
+        task.add_done_callback(self._waits.discard)
+
+    def take_done(self) -> bool:
+        """Say whether the lab's pods have changed since this was asked last."""
+        done, self._done = self._done, False
+        return done
+
+    def close(self) -> None:
+        """End every task; a change that is under way goes on to its end."""
+        for task in (self._task, *self._waits):
+            task.cancel()
+
+    async def _retire(self, name: str, settled: Callable[[], Awaitable[None]]) -> None:
+        await settled()
+        await asyncio.sleep(LINGER)
+        self._removable.add(name)
+        self._work.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            add, remove = dict(self._making), set(self._removable)
+            try:
+                await asyncio.to_thread(self._change, list(add.values()), remove)
+            except (NetlabError, OSError) as exc:
+                self._say(f"pods: {exc}")
+                await asyncio.sleep(RETRY)
+                self._work.set()
+                continue
+            self._making = {name: pod for name, pod in self._making.items() if add.get(name) is not pod}
+            self._ending -= remove
+            self._removable -= remove
+            self._done = True
+            self._wake()
+
+    def _change(self, add: list[Pod], remove: set[str]) -> None:
+        lab = Lab.find(self._lab)
+        if lab is None:
+            raise NetlabError(f"the folder of lab {self._lab} is lost", "`netlab up FILE` puts it back")
+        lab.change_pods(add, remove)

@@ -1,0 +1,95 @@
+"""Readiness probes of a lab's containers, each in a task of its own, from the node that the pod is on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from netlab import names
+from netlab.errors import NetlabError
+from netlab.kernel.enter import Place
+from netlab.probes import ask, command
+from netlab.probes.readiness import Outcome, ProbeState
+from netlab.supervisor.spec import Key
+from netlab.topology.addresses import Address
+from netlab.topology.pod import Container, Pod, Probe
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A container that runs and is to be probed. `life` tells one run of it from another."""
+
+    pod: Pod
+    container: Container
+    addresses: tuple[Address, ...]
+    life: tuple[int, int]
+
+
+class Prober:
+    """The probes of a lab. `wake` is called when a container becomes ready or unready."""
+
+    def __init__(self, lab: str, place: Callable[[str], Place], wake: Callable[[], None]) -> None:
+        self._lab = lab
+        self._place = place
+        self._wake = wake
+        self._tasks: dict[Key, tuple[Target, asyncio.Task[None]]] = {}
+        self._states: dict[Key, ProbeState] = {}
+
+    def want(self, targets: Mapping[Key, Target]) -> None:
+        """Probe these containers, and no others; one that was started again begins anew."""
+        for key in [key for key, (target, _) in self._tasks.items() if targets.get(key) != target]:
+            self._tasks.pop(key)[1].cancel()
+            self._states.pop(key, None)
+        for key, target in targets.items():
+            if key not in self._tasks:
+                self._tasks[key] = target, asyncio.create_task(self._probe(key, target))
+
+    def is_ready(self, key: Key) -> bool:
+        """Say whether a container's probe has come to ready."""
+        state = self._states.get(key)
+        return state is not None and state.is_ready
+
+    def reason(self, key: Key) -> str:
+        """Return why a container's last probe failed; empty when it did not."""
+        state = self._states.get(key)
+        return state.last.reason if state and state.last and not state.last.ok else ""
+
+    def close(self) -> None:
+        """End every probe."""
+        self.want({})
+
+    async def _probe(self, key: Key, target: Target) -> None:
+        probe = target.container.readiness
+        assert probe is not None, "only containers with a probe are probed"
+        state = self._states[key] = ProbeState.started(probe, time.monotonic())
+        while True:
+            await asyncio.sleep(max(0.0, state.next_due - time.monotonic()))
+            try:
+                outcome = await self._ask(target, probe)
+            except NetlabError as exc:  # the namespace is on its way out
+                outcome = Outcome(False, str(exc))
+            was_ready = state.is_ready
+            state = self._states[key] = state.after(outcome, time.monotonic())
+            if state.is_ready != was_ready:
+                self._wake()
+
+    async def _ask(self, target: Target, probe: Probe) -> Outcome:
+        if probe.command:
+            return await command.command(self._place(target.pod.name), probe.command, probe.timeout)
+        node = names.netns(self._lab, target.pod.node)
+        if not target.addresses:
+            return Outcome(False, "the pod has no address yet")
+        address = target.addresses[0]
+        if probe.http:
+            get = replace(probe.http, port=str(port_number(target.container, probe.http.port)))
+            return await ask.http_get(node, address, get, probe.timeout)
+        return await ask.tcp(node, address, port_number(target.container, probe.tcp_port), probe.timeout)
+
+
+def port_number(container: Container, port: str) -> int:
+    """Return the number of a probe's port, which may be a name of the container's own; 0 for one that it lacks."""
+    if port.isdecimal():
+        return int(port)
+    return next((found.port for found in container.ports if found.name == port), 0)

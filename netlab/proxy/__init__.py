@@ -1,0 +1,1 @@
+"""What puts a proxier's rules into a node's kernel and keeps them there. Start with `proxier.py`."""

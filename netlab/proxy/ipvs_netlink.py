@@ -1,0 +1,182 @@
+"""The kernel's virtual servers by generic netlink, family IPVS (linux/ip_vs.h, facts.md 4.6).
+
+pyroute2 has this family, but sends each request for itself and waits for its answer, about 0.3 ms for each of what can
+be 100,000, and its IPv6 netmask must be written as an IPv4 address: so requests go in batches by `kernel.netlink`.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from netlab.errors import KernelError, NotSupported
+from netlab.kernel import features, netns
+from netlab.kernel.netlink import Message, Socket, attribute, attribute_text, attribute_u32, attributes, nested
+from netlab.service.ipvs import Flag, RealServer, VirtualKey
+from netlab.service.ipvs_change import Command, Installed, Step
+from netlab.topology.addresses import Address
+from netlab.topology.service import Protocol
+
+NETLINK_GENERIC = 16
+GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
+CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
+FAMILY_NAME, FAMILY_VERSION = b"IPVS\0", 1
+GENL_HEADER = struct.Struct("=BBxx")  # command, version
+GENL_BYTES = GENL_HEADER.size
+
+GET_SERVICE, GET_DEST = 4, 8
+ATTR_SERVICE, ATTR_DEST = 1, 2
+SVC_AF, SVC_PROTOCOL, SVC_ADDR, SVC_PORT, SVC_FWMARK, SVC_SCHED_NAME, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK = range(1, 10)
+DEST_ADDR, DEST_PORT, DEST_FWD_METHOD, DEST_WEIGHT, DEST_U_THRESH, DEST_L_THRESH = range(1, 7)
+DEST_ACTIVE_CONNS, DEST_INACT_CONNS = 7, 8
+
+AF = {4: 2, 6: 10}
+NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
+PROTOCOLS = {number: protocol for protocol, number in NUMBERS.items()}
+MASQUERADE = 0  # the forwarding method that is NAT
+ALL_FLAGS = 0xFFFFFFFF
+SHOWN_FLAGS = Flag.PERSISTENT | Flag.SOURCE_HASH  # the kernel has more, of its own
+NETMASK = {4: b"\xff\xff\xff\xff", 6: struct.pack("=I", 128)}  # IPv6: a prefix length in the host's order
+FLAGS = struct.Struct("=II")  # flags, mask
+
+
+class Load(NamedTuple):
+    """How much a real server has to do: its weight and its connections."""
+
+    weight: int
+    active: int
+    inactive: int
+
+
+class Servers:
+    """The virtual servers of one namespace. Made and used by any thread."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._socket = netns.call(name, Socket, NETLINK_GENERIC)
+        self._family = self._find_family()
+
+    def close(self) -> None:
+        """Close the socket, which lets go of the namespace."""
+        self._socket.close()
+
+    def _find_family(self) -> int:
+        ask = Message(GENL_ID_CTRL, 0, GENL_HEADER.pack(CTRL_CMD_GETFAMILY, 1))
+        found = 0
+        for _, buffer, start, end in self._socket.dump(ask):
+            family = attributes(buffer, start + GENL_BYTES, end)
+            if family[CTRL_ATTR_FAMILY_NAME] == FAMILY_NAME:
+                found = int.from_bytes(family[CTRL_ATTR_FAMILY_ID], "little")
+        if not found:
+            self._socket.close()
+            features.require("ipvs", f"{self._name}: proxy ipvs")
+            raise NotSupported("packet filter ipvs", f"{self._name}: proxy ipvs", "sudo modprobe ip_vs")
+        return found
+
+    def take(self, steps: Sequence[Step]) -> None:
+        """Carry out steps in order. Raises KernelError naming the first that the kernel refused."""
+        failures = self._socket.request([message(self._family, step) for step in steps])
+        for failure in failures:
+            if failure.errno == errno.EPERM:
+                raise NotSupported(
+                    "the right to write IPVS servers", f"{self._name}: proxy ipvs", "run netlab with sudo"
+                )
+            raise KernelError(failure.errno, f"{self._name}: {steps[failure.position]}", failure.reason)
+
+    def read(self, version: int) -> dict[VirtualKey, Installed]:
+        """Return every virtual server of an IP version with its real servers."""
+        found = self.read_virtual(version)
+        for key, server in found.items():
+            server.weights = {real: load.weight for real, load in self.read_real(key).items()}
+        return found
+
+    def read_virtual(self, version: int) -> dict[VirtualKey, Installed]:
+        """Return every virtual server of an IP version without its real servers. Those of a mark are not ours."""
+        found = {}
+        for fields in self._dump(GET_SERVICE, b"", ATTR_SERVICE):
+            if SVC_FWMARK not in fields and fields[SVC_AF][0] == AF[version]:
+                flags = Flag(FLAGS.unpack(fields[SVC_FLAGS])[0] & SHOWN_FLAGS)
+                scheduler = fields[SVC_SCHED_NAME].rstrip(b"\0").decode()
+                found[_key(fields, version)] = Installed(scheduler, flags, _number(fields[SVC_TIMEOUT]))
+        return found
+
+    def read_real(self, key: VirtualKey) -> dict[RealServer, Load]:
+        """Return the real servers of a virtual server, none where it does not exist."""
+        found = {}
+        try:
+            for fields in self._dump(GET_DEST, attribute(ATTR_SERVICE, _packed_key(key)), ATTR_DEST):
+                counts = (_number(fields[kind]) for kind in (DEST_WEIGHT, DEST_ACTIVE_CONNS, DEST_INACT_CONNS))
+                address = _address(fields[DEST_ADDR], key.address.version)
+                found[RealServer(address, int.from_bytes(fields[DEST_PORT], "big"))] = Load(*counts)
+        except OSError as exc:
+            if exc.errno not in (errno.ESRCH, errno.ENOENT):
+                raise KernelError(exc.errno, f"{self._name}: read the real servers of {key.address}") from exc
+        return found
+
+    def _dump(self, command: int, body: bytes, kind: int) -> Iterator[dict[int, bytes]]:
+        ask = Message(self._family, 0, GENL_HEADER.pack(command, FAMILY_VERSION) + body)
+        for _, buffer, start, end in self._socket.dump(ask):
+            entry = attributes(buffer, start + GENL_BYTES, end).get(kind)
+            if entry is not None:
+                yield nested(entry)
+
+
+def message(family: int, step: Step) -> Message:
+    """Return the request that carries out one step."""
+    if step.command in (Command.NEW_SERVICE, Command.SET_SERVICE):
+        body = attribute(ATTR_SERVICE, _packed_key(step.virtual.key) + _packed_options(step))
+    else:
+        body = attribute(ATTR_SERVICE, _packed_key(step.virtual.key))
+    if step.server:
+        options = b"" if step.command is Command.DEL_DEST else _packed_weight(step.weight)
+        body += attribute(ATTR_DEST, _packed_place(DEST_ADDR, step.server.address, step.server.port) + options)
+    return Message(family, 0, GENL_HEADER.pack(step.command, FAMILY_VERSION) + body)
+
+
+def _packed_key(key: VirtualKey) -> bytes:
+    return (
+        attribute(SVC_AF, struct.pack("=H", AF[key.address.version]))
+        + attribute(SVC_PROTOCOL, struct.pack("=H", NUMBERS[key.protocol]))
+        + _packed_place(SVC_ADDR, key.address, key.port)
+    )
+
+
+def _packed_place(kind: int, address: Address, port: int) -> bytes:
+    """Pack an address and the port behind it: in both structures its attribute has the next number."""
+    return attribute(kind, address.packed.ljust(16, b"\0")) + attribute(kind + 1, struct.pack("!H", port))
+
+
+def _packed_options(step: Step) -> bytes:
+    server = step.virtual
+    return (
+        attribute_text(SVC_SCHED_NAME, server.scheduler)
+        + attribute(SVC_FLAGS, FLAGS.pack(server.flags, ALL_FLAGS))
+        + attribute_u32(SVC_TIMEOUT, server.timeout)
+        + attribute(SVC_NETMASK, NETMASK[server.key.address.version])
+    )
+
+
+def _packed_weight(weight: int) -> bytes:
+    options = ((DEST_FWD_METHOD, MASQUERADE), (DEST_WEIGHT, weight), (DEST_U_THRESH, 0), (DEST_L_THRESH, 0))
+    return b"".join(attribute_u32(kind, value) for kind, value in options)
+
+
+def _key(fields: dict[int, bytes], version: int) -> VirtualKey:
+    protocol = PROTOCOLS[int.from_bytes(fields[SVC_PROTOCOL], "little")]
+    return VirtualKey(_address(fields[SVC_ADDR], version), protocol, int.from_bytes(fields[SVC_PORT], "big"))
+
+
+def _address(packed: bytes, version: int) -> Address:
+    return IPv4Address(packed[:4]) if version == 4 else IPv6Address(packed[:16])
+
+
+def _number(packed: bytes) -> int:
+    return int.from_bytes(packed, "little")
+
+
+def idle(loads: Iterable[tuple[RealServer, Load]]) -> frozenset[RealServer]:
+    """Return the real servers that have weight 0 and no connection left."""
+    return frozenset(server for server, load in loads if not any(load))

@@ -1,0 +1,122 @@
+"""Somebody else changes a node's rules: it is noticed without listing them, and repaired."""
+
+from __future__ import annotations
+
+import select
+
+import pytest
+
+from netlab.proxy import tools
+from netlab.proxy.proxier import Proxier
+from tests.root.proxy_nodes import NAME, VARIANTS, nodes, plenty, proxier, rules, run, settle
+
+pytestmark = pytest.mark.root
+
+ELEMENT = "ip kube-proxy service-ips { 10.96.1.0 . tcp . 80 }"
+DAMAGE = [
+    ("iptables-nft", "nft flush ruleset"),
+    ("iptables-nft", "iptables-nft -F"),
+    ("iptables-nft", "iptables-nft -t nat -F KUBE-SERVICES"),
+    ("iptables-nft", "iptables-nft -t nat -D KUBE-MARK-MASQ 1"),
+    ("iptables-nft", "iptables-nft -t nat -R KUBE-MARK-MASQ 1 -j RETURN"),
+    ("iptables-nft", "iptables-nft -D FORWARD 1"),
+    ("iptables-nft", "ip6tables-nft -t nat -F"),
+    ("iptables-legacy", "iptables-legacy -F"),
+    ("iptables-legacy", "iptables-legacy -t nat -F KUBE-SERVICES"),
+    ("iptables-legacy", "iptables-legacy -t nat -D KUBE-MARK-MASQ 1"),
+    ("iptables-legacy", "iptables-legacy -D FORWARD 1"),
+    ("iptables-legacy", "ip6tables-legacy -t nat -F"),
+    ("nftables", "nft flush ruleset"),
+    ("nftables", "nft delete table ip6 kube-proxy"),
+    ("nftables", f"nft delete element {ELEMENT}"),
+    ("nftables", "nft flush chain ip kube-proxy masquerading"),
+    ("nftables", "nft add rule ip kube-proxy services accept"),
+]
+
+
+@pytest.mark.parametrize(("variant", "damage"), DAMAGE)
+def test_damage_is_noticed_and_repaired(variant: str, damage: str) -> None:
+    with nodes(NAME):
+        one = proxier(variant)
+        one.sync({})
+        one.sync(plenty(2))
+        settle(one)
+        whole = rules(variant)
+        assert one.is_intact()
+        assert not _is_told(one)
+        run(NAME, *damage.split(maxsplit=5 if "element" in damage else -1))
+        assert rules(variant) != whole
+        assert _is_told(one) or variant == "iptables-legacy"
+        assert not one.is_intact()
+        assert not one.is_intact()  # and it stays so
+        one.resync()
+        assert one.is_intact()
+        assert rules(variant) == whole
+        one.close()
+
+
+def _is_told(one: Proxier) -> bool:
+    """Say whether an event loop would be woken."""
+    number = one.fileno()
+    return number is not None and bool(select.select([number], [], [], 0)[0])
+
+
+HARMLESS = {
+    "iptables-legacy": ["iptables-legacy -A INPUT -j ACCEPT", "iptables-legacy -D INPUT -j ACCEPT"],
+    "iptables-nft": ["iptables-nft -A INPUT -j ACCEPT", "iptables-nft -D INPUT -j ACCEPT", "nft add table ip mine"],
+    "nftables": ["nft add table ip mine", "nft add table inet kube-proxy", "nft delete table ip mine"],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_others_do_beside_it_is_left_alone(variant: str) -> None:
+    with nodes(NAME):
+        one = proxier(variant)
+        one.sync(plenty(2))
+        for command in HARMLESS[variant]:
+            run(NAME, *command.split())
+            assert one.is_intact(), command
+            assert not _is_told(one)
+        one.close()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_sync_repairs_damage_that_nobody_asked_about(variant: str) -> None:
+    with nodes(NAME):
+        one = proxier(variant)
+        one.sync(plenty(2))
+        whole = rules(variant)
+        run(NAME, *(["nft", "flush", "ruleset"] if variant != "iptables-legacy" else [variant, "-t", "nat", "-F"]))
+        some = dict(list(plenty(2).items())[:1])
+        one.sync(some)
+        settle(one)
+        assert rules(variant) == whole
+        one.close()
+
+
+def test_more_changes_than_the_queue_holds() -> None:
+    with nodes(NAME):
+        one = proxier("nftables")
+        one.sync(plenty(2))
+        elements = ",".join(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(1 << 17))
+        run(
+            NAME,
+            "nft",
+            "-f",
+            "-",
+            text=f"add table ip x\nadd set ip x s {{ type ipv4_addr; }}\nadd element ip x s {{ {elements} }}",
+        )
+        assert not one.is_intact()
+        one.resync()
+        assert one.is_intact()
+        one.close()
+
+
+def test_the_variant_that_has_rules_is_used_again() -> None:
+    with nodes(NAME):
+        assert tools.choose_variant(NAME, "", (4, 6)) == tools.choose_variant(NAME, "iptables", (4, 6))
+        for variant in ("iptables-legacy", "iptables-nft"):
+            one = proxier(variant)
+            one.sync({})
+            assert tools.choose_variant(NAME, "", (4, 6)) == variant
+            one.remove()

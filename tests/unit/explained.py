@@ -1,0 +1,91 @@
+"""Rules as their renderers write them, turned into what the explanation reads; and how tests look at what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+from netlab.explain import nft, saved
+from netlab.explain.explain import Client, Line, explain, without_repeats
+from netlab.explain.model import Source, Tables
+from netlab.explain.tree import PortTree, tree
+from netlab.service import iptables, nftables
+from netlab.service.iptables_restore import base, full_input
+from netlab.service.model import ProxyNode, ServicePort
+from netlab.service.nftables_table import base as nft_base
+from netlab.service.nftables_table import full
+from tests.unit.service_ports import NODE
+
+GOLDEN = Path("tests/golden/explain/kube-proxy.json")
+
+
+def restore_text(ports: Iterable[ServicePort], node: ProxyNode = NODE) -> str:
+    """Return what a full sync of these ports gives to iptables-restore."""
+    fixed = base(node)
+    return "".join(full_input(fixed, [iptables.render(port, node) for port in ports], jumps=fixed.jumps))
+
+
+def nft_text(ports: Iterable[ServicePort], node: ProxyNode = NODE) -> str:
+    """Return what a full sync of these ports gives to nft."""
+    return full(nft_base(node), [nftables.render(port, node) for port in ports])
+
+
+def as_saved(text: str) -> str:
+    """Return a restore input in the form that iptables-save gives it: rules in front are rules as well."""
+    return "\n".join(line.replace("-I ", "-A ", 1) if line.startswith("-I ") else line for line in text.splitlines())
+
+
+def iptables_of(*ports: ServicePort, node: ProxyNode = NODE, change: tuple[str, str] = ("", "")) -> Tables:
+    """Return the rules of these ports; `change` replaces a text that must be there."""
+    text = as_saved(restore_text(ports, node))
+    assert change[0] in text
+    return Tables(Source.LEGACY, node.addresses[0].version, saved.parse(text.replace(*change) if change[0] else text))
+
+
+def nft_of_golden(change: tuple[str, str] = ("", "")) -> Tables:
+    """Return what nft listed of BALANCED and EMPTY (test_explain.py); `change` replaces a text that must be there."""
+    text = json.dumps(json.loads(GOLDEN.read_text()))
+    assert change[0] in text
+    return Tables(Source.NFTABLES, 4, nft.parse(text.replace(*change) if change[0] else text))
+
+
+def only(tables: Tables, name: str = "web") -> PortTree:
+    """Return the one port that a Service has."""
+    (found,) = tree("default", name, tables)
+    return found
+
+
+def said(tables: Tables, client: str = "", *, from_node: bool = False, name: str = "web") -> list[str]:
+    """Return the lines of an explanation, each after two spaces for each step in."""
+    lines = without_repeats(spoken(tables, client, from_node=from_node, name=name))
+    return [f"{'  ' * line.depth}{line.text}" for line in lines]
+
+
+def spoken(tables: Tables, client: str = "", *, from_node: bool = False, name: str = "web") -> list[Line]:
+    """Return an explanation. `client` is the address that packets come from, "" for any."""
+    who = Client(client, from_node) if client else None
+    return explain(only(tables, name), {"10.244.1.5": "pod web-1 on n1", "10.244.2.6": "pod web-2 on n2"}, who)
+
+
+def shares(lines: Iterable[Line]) -> dict[str, Fraction]:
+    """Return the probability of each endpoint under the first address that packets go to."""
+    found: dict[str, Fraction] = {}
+    for line in list(lines)[1:]:
+        if line.depth == 0:
+            break
+        if line.probability is not None:
+            found[line.endpoint] = found.get(line.endpoint, Fraction(0)) + line.probability
+    return found
+
+
+def under(lines: list[str], heading: str) -> list[str]:
+    """Return what stands under one heading, without the steps in."""
+    start = next(number for number, line in enumerate(lines) if line.startswith(heading))
+    found = []
+    for line in lines[start + 1 :]:
+        if not line.startswith(" "):
+            break
+        found.append(line.strip())
+    return found
