@@ -81,7 +81,7 @@ def _view(reference: str | None, service: str, namespace: str, node: str | None,
     lab = find_lab(reference)
     question = ask(lab.topology, lab.snapshot, service, namespace, node=node, pod=pod)
     _require_up(lab, question.node)
-    reading = read(lambda argv: lab.exec(question.node, argv), lab.topology.families)
+    reading = read(lambda argv: lab.exec(question.node, argv), lab.topology.families, f"{namespace}/{service}")
     return view(question, reading)
 
 

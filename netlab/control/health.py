@@ -9,7 +9,7 @@ from netlab import names
 from netlab.controllers.backends import Backend
 from netlab.controllers.state import Key
 from netlab.errors import NetlabError
-from netlab.probes.healthcheck import HealthCheckServer, response
+from netlab.probes.healthcheck import HealthServer, response
 
 Say = Callable[[str], None]
 Place = tuple[str, Key, int]  # node, Service, port
@@ -25,7 +25,7 @@ class HealthChecks:
         self._nodes: tuple[str, ...] = ()
         self._ports: dict[Key, int] = {}
         self._ready: dict[Key, tuple[str, ...]] = {}  # nodes of ready endpoints, one for each
-        self._servers: dict[Place, HealthCheckServer] = {}
+        self._servers: dict[Place, HealthServer] = {}
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._keep())
 
@@ -68,6 +68,6 @@ class HealthChecks:
             return response(*key, ready, healthy=not self._failing(node))
 
         try:
-            self._servers[place] = await HealthCheckServer.open(names.netns(self._lab, node), port, respond)
+            self._servers[place] = await HealthServer.open(names.netns(self._lab, node), port, respond)
         except NetlabError as exc:
             self._say(f"node {node}: {exc}")

@@ -82,7 +82,7 @@ class Kubelet:
         status = self._statuses.get((pod.name, container.name))
         if status is None or status.phase != Phase.RUNNING:
             return False
-        return container.readiness is None or self._prober.is_ready((pod.name, container.name))
+        return self._prober.is_ready((pod.name, container.name))
 
     async def _look(self) -> None:
         """Read the status file whenever it has changed."""
@@ -112,8 +112,10 @@ class Kubelet:
         for pod in self._pods.values():
             for container in pod.containers:
                 status = self._statuses.get((pod.name, container.name))
-                if container.readiness and status and status.phase == Phase.RUNNING:
-                    life = (status.pid, status.started)
-                    addresses = self._addresses.get(pod.name, ())
-                    wanted[pod.name, container.name] = Target(pod, container, addresses, life)
+                if status is None or status.phase != Phase.RUNNING:
+                    continue
+                addresses = self._addresses.get(pod.name, ())
+                target = Target(pod, container, addresses, (status.pid, status.started))
+                if target.probe:
+                    wanted[pod.name, container.name] = target
         self._prober.want(wanted)

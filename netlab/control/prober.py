@@ -15,6 +15,9 @@ from netlab.probes.readiness import Outcome, ProbeState
 from netlab.supervisor.spec import Key
 from netlab.topology.addresses import Address
 from netlab.topology.pod import Container, Pod, Probe
+from netlab.topology.service import Protocol
+
+START_PERIOD = 0.05  # seconds between two looks at a server that starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,11 @@ class Target:
     container: Container
     addresses: tuple[Address, ...]
     life: tuple[int, int]
+
+    @property
+    def probe(self) -> Probe | None:
+        """Return its readiness probe; netlab's own servers have one until they listen."""
+        return self.container.readiness or _until_it_listens(self.container)
 
 
 class Prober:
@@ -47,7 +55,9 @@ class Prober:
                 self._tasks[key] = target, asyncio.create_task(self._probe(key, target))
 
     def is_ready(self, key: Key) -> bool:
-        """Say whether a container's probe has come to ready."""
+        """Say whether a container's probe has come to ready; one without a probe is."""
+        if key not in self._tasks:
+            return True
         state = self._states.get(key)
         return state is not None and state.is_ready
 
@@ -61,7 +71,7 @@ class Prober:
         self.want({})
 
     async def _probe(self, key: Key, target: Target) -> None:
-        probe = target.container.readiness
+        probe = target.probe
         assert probe is not None, "only containers with a probe are probed"
         state = self._states[key] = ProbeState.started(probe, time.monotonic())
         while True:
@@ -74,6 +84,8 @@ class Prober:
             state = self._states[key] = state.after(outcome, time.monotonic())
             if state.is_ready != was_ready:
                 self._wake()
+            if state.is_ready and target.container.readiness is None:
+                return
 
     async def _ask(self, target: Target, probe: Probe) -> Outcome:
         if probe.command:
@@ -86,6 +98,13 @@ class Prober:
             get = replace(probe.http, port=str(port_number(target.container, probe.http.port)))
             return await ask.http_get(node, address, get, probe.timeout)
         return await ask.tcp(node, address, port_number(target.container, probe.tcp_port), probe.timeout)
+
+
+def _until_it_listens(container: Container) -> Probe | None:
+    """Return what tells when a server of netlab's own is there; None for another program, or one without TCP."""
+    is_ours = not container.command or container.command[0].startswith("netlab-")
+    port = next((str(found.port) for found in container.ports if found.protocol is Protocol.TCP), "")
+    return Probe(tcp_port=port, period=START_PERIOD) if is_ours and port else None
 
 
 def port_number(container: Container, port: str) -> int:

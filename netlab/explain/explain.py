@@ -6,14 +6,13 @@ said from where) is put into words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from ipaddress import ip_address
-from itertools import takewhile
-from typing import NamedTuple
 
 from netlab.explain import words
+from netlab.explain.lines import Line
 from netlab.explain.model import (
     Chance,
     Choose,
@@ -32,22 +31,10 @@ from netlab.explain.model import (
     Verdict,
 )
 from netlab.explain.tree import PortTree, door, is_node_port, targets
+from netlab.service.nftables import TABLE
 
 ALL = Fraction(1)
-MASQUERADED = "masqueraded (the endpoint sees an address of the node)"
-
-
-class Line(NamedTuple):
-    """One sentence. `endpoint` and `probability` are set where it tells of one endpoint's share of the packets.
-
-    `chain` is the one that the deeper lines after it tell of.
-    """
-
-    depth: int
-    text: str
-    endpoint: str = ""
-    probability: Fraction | None = None
-    chain: str = ""
+MASQUERADED = "masqueraded (the endpoint sees the node)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +50,20 @@ def explain(tree: PortTree, pods: Mapping[str, str], client: Client | None = Non
 
     With a client, only what its packets would meet.
     """
-    return [line for entry in _doors(tree) for line in _Walk(tree, pods, _packet(entry, client)).door(entry)]
+    doors = _doors(tree)
+    lines = [line for entry in doors for line in _Walk(tree, pods, _packet(entry, client)).door(entry)]
+    return [*lines, *_other_ports(tree.tables, dict.fromkeys(host for host, _, _ in doors if host))]
 
 
-def without_repeats(lines: Sequence[Line]) -> list[Line]:
-    """Return the lines with a reference in place of what was said of a chain before in the same words."""
-    kept: list[Line] = []
-    told: dict[str, list[Line]] = {}
-    number = 0
-    while number < len(lines):
-        line = lines[number]
-        number += 1
-        block = _deeper(lines, number, line.depth)
-        if line.chain and len(block) > 1 and told.get(line.chain) == block:
-            line = line._replace(text=f"{line.text.removesuffix(':')}, as above")
-            number += len(block)
-        elif line.chain:
-            told[line.chain] = block
-        kept.append(line)
-    return kept
-
-
-def _deeper(lines: Sequence[Line], start: int, depth: int) -> list[Line]:
-    """Return the lines from `start` on that are deeper than a line, as deep as they are from there."""
-    return [line._replace(depth=line.depth - depth) for line in takewhile(lambda one: one.depth > depth, lines[start:])]
+def _other_ports(tables: Tables, hosts: Iterable[str]) -> Iterator[Line]:
+    """Yield what becomes of packets to other ports of the addresses: nftables mode has rules on that."""
+    for host in hosts:
+        for rule in tables.chain(TABLE, "cluster-ips-check"):
+            packet = Packet(ip_address(host), "", 0)
+            if rule.action in _ENDS and all(words.met(one, packet) for one in rule.conditions):
+                yield Line(0, f"To ports of {host} that no Service has:")
+                yield Line(1, _ENDS[rule.action])
+                break
 
 
 Door = tuple[str, str, int]
@@ -120,6 +97,7 @@ class _Walk:
     lines: list[Line] = field(default_factory=list)
     escaped: Fraction = Fraction(0)
     marked: bool = False
+    judged: bool = False  # whether it was said that the packet is masqueraded, or is not
     hairpins: list[tuple[str, bool]] = field(default_factory=list)  # endpoint, whether it is masqueraded
 
     @property
@@ -150,6 +128,8 @@ class _Walk:
             spoken |= bool(here)
         if left and self.known:
             self.say(1, f"{_share(left)}no rule changes its destination or refuses it")
+        if self.known and self.hairpins and not self.judged:
+            self.say(1, f"no rule masquerades it: the endpoint sees {self.packet.source}")
         self.say_hairpins()
         return self.lines
 
@@ -201,7 +181,7 @@ class _Walk:
             seconds = listed.seconds
             found.append(self.endpoint(rule.table, rule.action.chain) or rule.action.chain)
         who = str(self.packet.source) if self.known else "a client"
-        self.say(depth, f"affinity: {who} goes again to the endpoint that it used within {seconds} s: {_any(found)}")
+        self.say(depth, f"affinity: {who} returns to the endpoint it used within {seconds} s: {_any(found)}")
 
     def matches(self, rule: Rule) -> bool | None:
         """Say whether the packet meets the conditions that are not left to chance."""
@@ -232,6 +212,7 @@ class _Walk:
         match rule.action:
             case Jump(chain) if self.tables.marks(rule.table, chain):
                 if not self.marked:
+                    self.judged = True
                     self.say(depth, f"{reason}: not masqueraded")
             case Jump(chain):
                 self.say(depth, f"{reason}: not to {chain}")
@@ -267,6 +248,7 @@ class _Walk:
         table, chain = rule.table, jump.chain
         if self.tables.marks(table, chain):
             self.marked |= self.known or not front
+            self.judged = True
             self.say(depth, f"{front}{_share(share)}{MASQUERADED}")
         elif self.tables.rejects(table, chain):
             self.say(depth, f"{front}{_share(share)}{_end(rule, Verdict.REJECT, self.tree.port)}")

@@ -224,6 +224,13 @@ class Tables:
         return any(rule.action is Verdict.REJECT and not rule.conditions for rule in first)
 
 
+class Reading(NamedTuple):
+    """What was read: the tables that hold Service rules, and remarks on how."""
+
+    tables: tuple[Tables, ...]
+    remarks: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Packet:
     """The first packet of a connection, as far as it is known; None where it is not."""

@@ -10,12 +10,11 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from subprocess import CompletedProcess
-from typing import NamedTuple
 
 from netlab.errors import NotSupported, ProgramError
 from netlab.explain import nft, saved
 from netlab.explain.legacy import PRESENT, present
-from netlab.explain.model import Source, Tables
+from netlab.explain.model import Reading, Source, Tables
 from netlab.explain.tree import shared
 from netlab.paths import search_path
 from netlab.service.nftables import TABLE, WORDS
@@ -25,22 +24,18 @@ Run = Callable[[Sequence[str]], CompletedProcess[str]]
 LIBRARIES = "apt install libip4tc2 libip6tc2 libxtables12 iptables, and pip install python-iptables"
 
 
-class Reading(NamedTuple):
-    """What was read: the tables that hold Service rules, and remarks on how."""
+def read(run: Run, versions: Iterable[int], service: str = "") -> Reading:
+    """Read the Service rules of a node. Raises ProgramError, and NotSupported when no tool is there.
 
-    tables: tuple[Tables, ...]
-    remarks: tuple[str, ...]
-
-
-def read(run: Run, versions: Iterable[int]) -> Reading:
-    """Read the Service rules of a node. Raises ProgramError, and NotSupported when no tool is there."""
+    Given a Service ("default/web"), a reader may leave out chains that are another's alone.
+    """
     found: list[Tables] = []
     remarks: dict[str, None] = {}
     missing: list[str] = []
     for version in versions:
         for reader in READERS:
             try:
-                tables = reader(run, version, remarks)
+                tables = reader(run, version, service, remarks)
             except _Missing as exc:
                 missing.append(str(exc))
                 continue
@@ -92,12 +87,12 @@ def _checked(run: Run, argv: Sequence[str]) -> str:
 # --- the readers -----------------------------------------------------------------------------------------------------
 
 
-def _legacy(run: Run, version: int, remarks: dict[str, None]) -> Tables | None:
+def _legacy(run: Run, version: int, service: str, remarks: dict[str, None]) -> Tables | None:
     """Read legacy tables by python-iptables, or else by iptables-legacy-save. None without such tables."""
     names = run(["cat", PRESENT[version]])
     if names.returncode or not present(names.stdout):  # a kernel without legacy tables has no such file
         return None
-    done = run([sys.executable, "-m", "netlab.explain.legacy", str(version)])
+    done = run([sys.executable, "-m", "netlab.explain.legacy", str(version), service])
     if not done.returncode:
         return Tables(Source.LEGACY, version, saved.parse(done.stdout))
     said = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
@@ -106,13 +101,13 @@ def _legacy(run: Run, version: int, remarks: dict[str, None]) -> Tables | None:
     return Tables(Source.LEGACY_SAVE, version, saved.parse(text))
 
 
-def _nft_backed(run: Run, version: int, remarks: dict[str, None]) -> Tables:
+def _nft_backed(run: Run, version: int, service: str, remarks: dict[str, None]) -> Tables:
     """Read the nft-backed tables, which python-iptables cannot see."""
     text = _checked(run, [_program(f"{_TOOL[version]}-nft-save"), "-c"])
     return Tables(Source.NFT_BACKED, version, saved.parse(text))
 
 
-def _nftables(run: Run, version: int, remarks: dict[str, None]) -> Tables | None:
+def _nftables(run: Run, version: int, service: str, remarks: dict[str, None]) -> Tables | None:
     """Read the table of kube-proxy's nftables mode; None when there is none."""
     program = _program("nft")
     ip = WORDS[version].ip

@@ -11,10 +11,10 @@ from typing import Any
 
 from netlab.errors import NetlabError, UsageError
 from netlab.explain import words
-from netlab.explain.explain import Client, explain, without_repeats
+from netlab.explain.explain import Client, explain
 from netlab.explain.gaps import gaps
-from netlab.explain.model import Rule, Tables
-from netlab.explain.read import Reading
+from netlab.explain.lines import without_repeats
+from netlab.explain.model import Reading, Rule, Tables
 from netlab.explain.tree import PortTree, services, tree
 from netlab.store.store import Snapshot
 from netlab.topology.addresses import Address
@@ -116,13 +116,14 @@ def view(question: Question, reading: Reading) -> View:
 
 
 def _nothing(question: Question, reading: Reading) -> NetlabError:
-    if question.proxy is Proxy.NONE:
+    named = services(reading.tables)
+    if not named and question.proxy is Proxy.NONE:
         return NetlabError(f"node {question.node} carries out no Services (proxy: none)", "choose another node")
-    if question.proxy is Proxy.IPVS:
+    if not named and question.proxy is Proxy.IPVS:
         hint = f"`netlab exec {question.node} -- ipvsadm -Ln` lists them"
         return NetlabError(f"node {question.node} is in IPVS mode, whose virtual servers are not put into words", hint)
     name = f"{question.namespace}/{question.service}"
-    seen = {*services(reading.tables), *question.declared}
+    seen = {*named, *question.declared}
     if (question.namespace, question.service) not in seen:
         known = [f"{namespace}/{one}" for namespace, one in sorted(seen)]
         alike = difflib.get_close_matches(question.service, {one for _, one in seen}, n=3)

@@ -210,10 +210,12 @@ def _behind(tables: Tables, ways: Iterable[Rule]) -> list[Place]:
 
     visit(ways)
     levels: dict[Place, int] = {}
+    named: dict[Place, int] = {}
     found = done[::-1]  # each before those that it leads to
     for place in found:
         for rule in tables.chains[place]:
             for chain in targets(rule):
                 further = place[0], chain
                 levels[further] = max(levels.get(further, 0), levels.get(place, 0) + 1)
-    return sorted(found, key=lambda place: levels.get(place, 0))
+                named.setdefault(further, len(named))
+    return sorted(found, key=lambda place: (levels.get(place, 0), named.get(place, 0)))

@@ -68,7 +68,7 @@ def condition(one: Condition) -> str:
         case Chance(probability):
             return f"with probability {chance(probability)}"
         case Recent(_, seconds):
-            return f"from a client of its last {seconds} s"
+            return f"from a client of the last {seconds} s"
         case Unknown(text):
             return text
 

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
+from netlab.controllers.allocate import NOTHING, Allocation
 from netlab.errors import Problem
 from netlab.manifest.model import Declared, Manifests
 from netlab.manifest.schema import HOSTNAME_LABEL, PodBody, PodObject, ServiceObject
 from netlab.manifest.values import MANIFEST, node_of
 from netlab.manifest.workload_schema import DaemonSet, Deployment, StatefulSet
-from netlab.topology.addresses import Address
 from netlab.topology.findings import Finding, Loc, Suggester, listed, quote
 from netlab.topology.model import Role, Topology
-from netlab.topology.pod import Pod, Workload, WorkloadKind
-from netlab.topology.service import Protocol, Service
-from netlab.topology.service_claims import OWN_SERVICES, Claim, claims, range_faults
+from netlab.topology.pod import Workload, WorkloadKind
+from netlab.topology.service import Service
+from netlab.topology.service_claims import Claim, claims, range_faults
 from netlab.topology.service_pods import Candidate, Candidates
 
 Key = tuple[str, str]  # namespace and name
+UNIQUE = "names are unique across namespaces, since `netlab exec NAME` takes any of them"
 ORDINAL = re.compile(r"(.*)-(0|[1-9][0-9]*)\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class ExistingObjects:
-    """What a lab has: its topology, what was applied to it, and what its controllers gave out.
+    """What a lab has: its topology with every pod that there is, what was applied to it, and what was given out.
 
-    `services` and `pods` hold those of the topology too. cluster_ips, node_ports: every address and node port in use,
-    also those that nobody asked for, with the Service that has it.
+    `services` are those of the topology and those that were applied; `allocations` are theirs, by namespace and name.
     """
 
     topology: Topology
     services: Collection[Service] = ()
     workloads: Collection[Workload] = ()
-    pods: Collection[Pod] = ()
-    cluster_ips: Mapping[Address, Key] = field(default_factory=dict)
-    node_ports: Mapping[tuple[Protocol, int], Key] = field(default_factory=dict)
+    allocations: Mapping[Key, Allocation] = field(default_factory=dict)
 
 
 class Verdict(NamedTuple):
@@ -60,54 +58,78 @@ def check_against(manifests: Manifests, existing: ExistingObjects) -> Verdict:
 
 def _service_problems(manifests: Manifests, existing: ExistingObjects) -> Iterator[Problem]:
     """Find addresses and node ports that the cluster does not have, or that another Service has."""
+    if not manifests.services:
+        return
     taken = _taken(existing)
-    here: dict[Claim, tuple[Key, int]] = {}
+    topology = existing.topology
+    declared = {service.key for service in topology.services}
+    here: dict[Claim, Declared[Service]] = {}
     for one in manifests.services:
         service, spec = one.value, cast(ServiceObject, one.spec).spec
-        if service.key in OWN_SERVICES:
-            yield one.problem(Finding(("metadata", "name"), f"{'/'.join(service.key)} is the cluster's own Service"))
-        for finding in range_faults(service, spec, existing.topology.service_cidrs):
+        if service.key in declared:
+            message = f"Service {_shown(service.key)} is declared by the lab's topology"
+            yield one.problem(Finding(("metadata", "name"), message, "change the topology file and run `netlab up`"))
+        for finding in range_faults(service, spec, topology.service_cidrs, topology.load_balancer_cidrs):
             yield one.problem(finding.under(("spec",)))
+        told: set[Loc] = set()
         for asked in claims(service, spec):
-            holder = taken.get(asked.claim)
-            first, line = here.setdefault(asked.claim, (service.key, one.line))
-            if first != service.key:
-                message = f"{asked.claim} is taken by Service {'/'.join(first)} (line {line})"
+            holder, first = taken.get(asked.claim), here.setdefault(asked.claim, one)
+            if asked.loc in told:
+                continue
+            if first is not one:
+                message = f"{asked.claim} is taken by Service {_shown(first.value.key)} (line {first.line})"
             elif holder is not None and holder != service.key:
-                message = f"{asked.claim} is taken by Service {'/'.join(holder)}"
+                message = f"{asked.claim} is taken by Service {_shown(holder)}"
             else:
                 continue
+            told.add(asked.loc)
             yield one.problem(Finding(("spec", *asked.loc), message))
+
+
+def _shown(key: Key) -> str:
+    return f"{key[0]}/{key[1]}"
 
 
 def _taken(existing: ExistingObjects) -> dict[Claim, Key]:
     """Return the Service that holds each address and node port."""
     taken = {asked.claim: service.key for service in existing.services for asked in claims(service)}
-    taken |= {Claim(address): key for address, key in existing.cluster_ips.items()}
-    taken |= {Claim(None, protocol, port): key for (protocol, port), key in existing.node_ports.items()}
+    ports = {service.key: service.ports for service in existing.services}
+    for key, held in existing.allocations.items():
+        for address in (*held.cluster_ips, *held.load_balancer_ips):
+            taken[Claim(address)] = key
+        for address in held.load_balancer_ips:
+            taken |= {Claim(address, port.protocol, port.port): key for port in ports.get(key, ())}
+        for number in (*held.node_ports, held.health_check_node_port):
+            if number:
+                taken[Claim(None, port=number)] = key
     return taken
 
 
 def _pod_name_problems(manifests: Manifests, existing: ExistingObjects) -> Iterator[Problem]:
     """Find names that `netlab exec NAME` would have twice: of pods, and of pods that a StatefulSet makes."""
-    owners = dict.fromkeys(existing.topology.members(), "the lab's topology")
-    owners |= {pod.name: f"pod {pod.namespace}/{pod.name}" for pod in existing.pods}
-    same = {pod.name for pod in existing.pods if pod.owner == MANIFEST}
-    keys = {(pod.namespace, pod.name) for pod in existing.pods}
+    if not manifests.pods and all(one.value.kind is not WorkloadKind.STATEFUL_SET for one in manifests.workloads):
+        return
+    names = set(existing.topology.members())
+    pods = {pod.name: pod for pod in existing.topology.pods}
     lines: dict[str, int] = {}
     for one in manifests.pods:
-        pod, loc = one.value, ("metadata", "name")
+        pod, loc, present = one.value, ("metadata", "name"), pods.get(one.value.name)
         first = lines.setdefault(pod.name, one.line)
-        hint = "names are unique across namespaces, since `netlab exec NAME` takes any of them"
         if first != one.line:
-            yield one.problem(Finding(loc, f"{quote(pod.name)} is taken (line {first})", hint))
-        elif pod.name in owners and not (pod.name in same and (pod.namespace, pod.name) in keys):
-            yield one.problem(Finding(loc, f"{quote(pod.name)} is taken by {owners[pod.name]}", hint))
-    made = {pod.name: pod.owner for pod in existing.pods}
-    names = _by_stem({*owners, *lines})
+            yield one.problem(Finding(loc, f"{quote(pod.name)} is taken (line {first})", UNIQUE))
+        elif present is not None and (present.owner, present.namespace) == (MANIFEST, pod.namespace):
+            if replace(present, node=pod.node or present.node) != replace(pod, node=pod.node or present.node):
+                message = f"pod {pod.name} is there already, and pods cannot be changed"
+                yield one.problem(Finding(loc, message, "delete it first"))
+        elif pod.name in names:
+            what = "a machine" if present is None else f"pod {present.namespace}/{present.name}"
+            of = f" of {present.owner}" if present is not None and present.owner not in ("", MANIFEST) else ""
+            yield one.problem(Finding(loc, f"{quote(pod.name)} is taken by {what}{of}", UNIQUE))
+    made = {pod.name: pod.owner for pod in pods.values()}
+    stems = _by_stem({*names, *lines})
     for workload in manifests.workloads:
         if workload.value.kind is WorkloadKind.STATEFUL_SET:
-            yield from _ordinal_problems(workload, names, made)
+            yield from _ordinal_problems(workload, stems, made)
 
 
 def _by_stem(names: Collection[str]) -> dict[str, list[int]]:
@@ -164,13 +186,13 @@ def _pod_body(declared: Declared[Any]) -> tuple[Loc, PodBody]:
 
 def _immutable_problems(manifests: Manifests, existing: ExistingObjects) -> Iterator[Problem]:
     """Find changes of what the API server lets nobody change."""
-    held: dict[tuple[Key, int], Address] = {(key, ip.version): ip for ip, key in existing.cluster_ips.items()}
     for one in manifests.services:
+        held = existing.allocations.get(one.value.key, NOTHING).cluster_ips
         for asked in claims(one.value, cast(ServiceObject, one.spec).spec):
             address = asked.claim.address
-            if address is None or asked.claim.port:
+            if address is None or asked.loc[0] not in ("clusterIP", "clusterIPs"):
                 continue
-            has = held.get((one.value.key, address.version), address)
+            has = next((other for other in held if other.version == address.version), address)
             if has != address:
                 message = f"{address} is not the address that the Service has, {has}, which cannot be changed"
                 yield one.problem(Finding(("spec", *asked.loc), message, "delete the Service first"))
@@ -188,7 +210,7 @@ def _warnings(manifests: Manifests, existing: ExistingObjects) -> Iterator[Probl
     made = {(one.value.namespace, one.value.name) for one in manifests.pods}
     kept = {one.value.key for one in manifests.workloads}
     pods = [one.value for one in manifests.pods]
-    pods += [pod for pod in existing.pods if (pod.namespace, pod.name) not in made]
+    pods += [pod for pod in existing.topology.pods if (pod.namespace, pod.name) not in made]
     workloads = [one.value for one in manifests.workloads]
     workloads += [workload for workload in existing.workloads if workload.key not in kept]
     replaced = {workload.owner for workload in workloads}

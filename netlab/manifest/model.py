@@ -43,7 +43,10 @@ class Declared(Generic[T]):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ignored:
-    """A field that does nothing here. `note` says what that means; empty: it does not touch the network."""
+    """A field that does nothing here, or with an empty path an object.
+
+    `note` says what that means; empty: it does not touch the network.
+    """
 
     kind: str
     path: str
@@ -68,8 +71,10 @@ class Manifests:
         for one in self.ignored:
             if one.note:
                 lines.append(f"{one.kind}: {one.path}: {one.note}")
+            elif not one.path:
+                lines.append(f"{one.kind}: ignored: it does not touch the network")
             else:
                 plain.setdefault(one.kind, []).append(one.path.rpartition(".")[2])
         for kind, names in plain.items():
-            lines.append(f"{kind}: ignored, since it does not touch the network: {listed(dict.fromkeys(names))}")
+            lines.append(f"{kind}: ignored, since they do not touch the network: {listed(dict.fromkeys(names))}")
         return sorted(lines)

@@ -35,7 +35,14 @@ from netlab.plan.objects import (
     Veth,
 )
 from netlab.plan.rules import rulesets
-from netlab.plan.underlay import ANYWHERE, machine_routes, router_address, router_routes, with_prefix
+from netlab.plan.underlay import (
+    ANYWHERE,
+    machine_routes,
+    router_address,
+    router_routes,
+    service_routes,
+    with_prefix,
+)
 from netlab.store.store import Snapshot
 from netlab.topology.model import Address, Network, Node, Pod, Proxy, Role, Router, Segment, Topology, UdpBackend
 from netlab.topology.system import OWNER
@@ -58,6 +65,7 @@ def build(topology: Topology, snapshot: Snapshot) -> Plan:
         netns = names.netns(topology.name, node.name)
         found = set(_machine(topology, snapshot, node))
         if node.role is Role.CLUSTER:
+            found |= set(service_routes(topology, topology.segment(node.segment)))
             share = _overlay_share(topology, snapshot, node)
             refusals += share.refusals
             found |= share.objects

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ipaddress import ip_interface, ip_network
 
 from netlab.plan.objects import Addr, Route
-from netlab.topology.model import Address, Network, Router, Segment, Topology
+from netlab.topology.model import Address, Network, Proxy, Router, Segment, Topology
 
 ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
@@ -62,6 +62,20 @@ def machine_routes(topology: Topology, segment: Segment) -> Iterator[Route]:
             for remote in topology.segment(name).cidrs:
                 if remote.version == cidr.version:
                     yield Route(remote, "eth0", router_address(topology, router, cidr, segment.name))
+
+
+def service_routes(topology: Topology, segment: Segment) -> Iterator[Route]:
+    """Yield a node's routes to Services' addresses where it has no default route: any will do, but there has to be one.
+
+    What a node sends itself is routed before its destination is translated; in a pod's packets it is translated before.
+    """
+    has_default = any(segment.name in router.segments for router in topology.routers)
+    if topology.proxy is Proxy.NONE or has_default:
+        return
+    versions = {cidr.version for cidr in segment.cidrs}
+    for cidr in (*topology.service_cidrs, *topology.load_balancer_cidrs):
+        if cidr.version in versions:
+            yield Route(cidr, "eth0")
 
 
 def router_routes(topology: Topology, router: Router) -> Iterator[Route]:

@@ -85,8 +85,13 @@ class IpvsProxier:
         """Write ports that changed; the first time, and after a failure, compare with all that the kernel has."""
         touched = {version: side.table.update(self._rendered(side, changes)) for version, side in self._sides.items()}
         self._begun = True
-        for version, side in self._sides.items():
-            self._write(side, touched[version])
+        try:
+            for version, side in self._sides.items():
+                self._write(side, touched[version])
+        except BaseException:
+            for side in self._sides.values():  # also those that it did not come to
+                side.found = None
+            raise
 
     def resync(self) -> None:
         """Read everything back, and make it what it should be."""
@@ -122,13 +127,13 @@ class IpvsProxier:
     def remove(self) -> None:
         """Take away virtual servers, rules, sets and kube-ipvs0 again. Sysctls stay, as with kube-proxy."""
         opened = self._open()
+        opened.device.remove()
         for version in self._sides:
             tables = listing.parse(tools.save(self._target.netns, opened.variant, version))
             tools.restore(self._target.netns, opened.variant, version, listing.removal(tables))
             there = opened.servers.read_virtual(version)
             opened.servers.take([step for key, found in there.items() for step in steps(key, None, found)])
             self._ipset("restore", ipvs_sets.created(version), ipvs_sets.destroyed(version))
-        opened.device.remove()
         self.close()
 
     def close(self) -> None:

@@ -80,11 +80,7 @@ class Servers:
         """Carry out steps in order. Raises KernelError naming the first that the kernel refused."""
         failures = self._socket.request([message(self._family, step) for step in steps])
         for failure in failures:
-            if failure.errno == errno.EPERM:
-                raise NotSupported(
-                    "the right to write IPVS servers", f"{self._name}: proxy ipvs", "run netlab with sudo"
-                )
-            raise KernelError(failure.errno, f"{self._name}: {steps[failure.position]}", failure.reason)
+            raise self._refusal(failure.errno, str(steps[failure.position]), failure.reason)
 
     def read(self, version: int) -> dict[VirtualKey, Installed]:
         """Return every virtual server of an IP version with its real servers."""
@@ -106,22 +102,26 @@ class Servers:
     def read_real(self, key: VirtualKey) -> dict[RealServer, Load]:
         """Return the real servers of a virtual server, none where it does not exist."""
         found = {}
-        try:
-            for fields in self._dump(GET_DEST, attribute(ATTR_SERVICE, _packed_key(key)), ATTR_DEST):
-                counts = (_number(fields[kind]) for kind in (DEST_WEIGHT, DEST_ACTIVE_CONNS, DEST_INACT_CONNS))
-                address = _address(fields[DEST_ADDR], key.address.version)
-                found[RealServer(address, int.from_bytes(fields[DEST_PORT], "big"))] = Load(*counts)
-        except OSError as exc:
-            if exc.errno not in (errno.ESRCH, errno.ENOENT):
-                raise KernelError(exc.errno, f"{self._name}: read the real servers of {key.address}") from exc
+        for fields in self._dump(GET_DEST, attribute(ATTR_SERVICE, _packed_key(key)), ATTR_DEST):
+            counts = (_number(fields[kind]) for kind in (DEST_WEIGHT, DEST_ACTIVE_CONNS, DEST_INACT_CONNS))
+            address = _address(fields[DEST_ADDR], key.address.version)
+            found[RealServer(address, int.from_bytes(fields[DEST_PORT], "big"))] = Load(*counts)
         return found
 
     def _dump(self, command: int, body: bytes, kind: int) -> Iterator[dict[int, bytes]]:
         ask = Message(self._family, 0, GENL_HEADER.pack(command, FAMILY_VERSION) + body)
-        for _, buffer, start, end in self._socket.dump(ask):
-            entry = attributes(buffer, start + GENL_BYTES, end).get(kind)
-            if entry is not None:
-                yield nested(entry)
+        try:
+            for _, buffer, start, end in self._socket.dump(ask):
+                entry = attributes(buffer, start + GENL_BYTES, end).get(kind)
+                if entry is not None:
+                    yield nested(entry)
+        except OSError as exc:
+            raise self._refusal(exc.errno, "read virtual servers") from exc
+
+    def _refusal(self, code: int | None, what: str, reason: str = "") -> KernelError:
+        if code == errno.EPERM:
+            return NotSupported("the right to use IPVS", f"{self._name}: proxy ipvs", "run netlab with sudo")
+        return KernelError(code, f"{self._name}: {what}", reason)
 
 
 def message(family: int, step: Step) -> Message:

@@ -114,10 +114,12 @@ class Server:
     def run(self) -> None:
         """Serve until it has drained."""
         while not self._is_over():
-            for descriptor, events in self._poll.poll(self._patience()):
+            ready = self._poll.poll(self._patience())
+            for descriptor, events in ready:
                 if (stream := self._streams.get(descriptor)) is not None:
                     self._serve(stream, events)
-                elif (call := self._calls.get(descriptor)) is not None:
+            for descriptor, events in ready:  # last: a new stream may get the descriptor of one that has just ended
+                if (call := self._calls.get(descriptor)) is not None:
                     call(events)
             self._expire()
         for stream in list(self._streams.values()):

@@ -27,7 +27,8 @@ from netlab.kernel.residents import MARK
 from netlab.kernel.start import IGNORED_BY_PYTHON, NOT_FOUND, exit_status_of
 from netlab.supervisor.spec import NOTIFY, Files, Spec
 
-BUILT_IN = {"netlab-dns": "netlab.dns", "netlab-echo": "netlab.echo"}  # programs of netlab's own, by their modules
+# Programs of netlab's own, and how this Python runs each; -S where nothing of site-packages is needed.
+BUILT_IN = {"netlab-dns": ("-P", "-m", "netlab.dns"), "netlab-echo": ("-S", "-P", "-m", "netlab.echo")}
 RUNTIME = "$(NETLAB_RUNTIME)"  # stands for the lab's runtime folder in their arguments
 _MESSAGE_MAX = 65536
 _SETUP_TIMEOUT = 10.0  # seconds; a working directory on a dead network file system must not stop the lab
@@ -175,7 +176,7 @@ def command_of(spec: Spec, files: Files, environment: Mapping[str, str]) -> tupl
     if spec.argv[0] not in BUILT_IN:
         return list(spec.argv), dict(environment)
     words = [word.replace(RUNTIME, str(files.root)) for word in spec.argv[1:]]
-    argv = [sys.executable, "-P", "-m", BUILT_IN[spec.argv[0]], *words]
+    argv = [sys.executable, *BUILT_IN[spec.argv[0]], *words]
     return argv, {**environment, "PYTHONPATH": os.environ["PYTHONPATH"]}
 
 

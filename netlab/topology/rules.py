@@ -43,7 +43,7 @@ RULES: tuple[tuple[Rule, frozenset[str]], ...] = (
     (pod_rules.container_forms, frozenset()),
     (service_rules.service_forms, frozenset()),
     (service_rules.service_names, frozenset()),
-    (service_rules.service_ranges, frozenset({"clusterCIDR", "serviceCIDR"})),
+    (service_rules.service_ranges, frozenset({"clusterCIDR", "serviceCIDR", "loadBalancerCIDR"})),
     (service_rules.service_claims, frozenset()),
     (service_rules.load_balancer_families, frozenset({"clusterCIDR", "loadBalancerCIDR"})),
     (service_rules.node_proxies, frozenset()),

@@ -66,7 +66,7 @@ def _port_faults(spec: ServiceFields) -> Iterator[Finding]:
     """Find ports that cannot be told apart, or that the type does not have."""
     names: dict[str, Loc] = {}
     ports: dict[tuple[str, int], Loc] = {}
-    node_ports: dict[tuple[str, int], Loc] = {}
+    node_ports: dict[int, int] = {}  # place among the ports by node port
     for i, port in enumerate(spec.ports):
         loc: Loc = ("ports", i)
         if not port.name and len(spec.ports) > 1:
@@ -83,8 +83,13 @@ def _port_faults(spec: ServiceFields) -> Iterator[Finding]:
         if spec.type not in ("NodePort", "LoadBalancer"):
             message = f"belongs to NodePort and LoadBalancer, and this Service is of type {spec.type}"
             yield Finding(here, message, "add `type: NodePort`", at_key=True)
-        elif (first := node_ports.setdefault((port.protocol, port.node_port), here)) != here:
-            yield Finding(here, f"{port.node_port} is given twice", first=first)
+            continue
+        first_place = node_ports.setdefault(port.node_port, i)
+        other = spec.ports[first_place]
+        if first_place != i and (other.port != port.port or other.protocol == port.protocol):
+            hint = "ports of one number share theirs when their protocols differ; others cannot"
+            first = ("ports", first_place, "nodePort")
+            yield Finding(here, f"{port.node_port} is given twice", hint, first=first)
 
 
 def _policy_faults(spec: ServiceFields) -> Iterator[Finding]:

@@ -8,10 +8,11 @@ from netlab.topology.draft import LOAD_BALANCER_DEFAULTS, Draft
 from netlab.topology.findings import Finding, Loc, listed, quote
 from netlab.topology.model import Role
 from netlab.topology.pod_schema import PodSpec
-from netlab.topology.service_claims import OWN_SERVICES, Claim, claims, range_faults
+from netlab.topology.service_claims import Claim, claims, range_faults
 from netlab.topology.service_faults import service_faults
 from netlab.topology.service_pods import Candidate, Candidates
 from netlab.topology.service_schema import ServiceSpec
+from netlab.topology.system import SERVICES
 from netlab.topology.values import container_ports
 
 
@@ -24,13 +25,11 @@ def service_forms(draft: Draft) -> Iterator[Finding]:
 
 
 def service_names(draft: Draft) -> Iterator[Finding]:
-    """Find Services of one name in one namespace, and names of the cluster's own."""
+    """Find Services of one name in one namespace."""
     seen: dict[tuple[str, str], Loc] = {}
     for loc, service in draft.services:
         first = seen.setdefault(service.key, loc)
-        if service.key in OWN_SERVICES:
-            yield Finding((*loc, "name"), f"{'/'.join(service.key)} is the cluster's own Service")
-        elif first != loc:
+        if first != loc:
             message = f"{quote(service.name)} is taken in namespace {service.namespace}"
             yield Finding((*loc, "name"), message, first=(*first, "name"))
 
@@ -38,22 +37,24 @@ def service_names(draft: Draft) -> Iterator[Finding]:
 def service_ranges(draft: Draft) -> Iterator[Finding]:
     """Find Services with addresses that the cluster does not have."""
     cidrs = [cidr for _, cidr in draft.service_cidrs]
+    balancers = [cidr for _, cidr in draft.load_balancer_cidrs]
     for loc, service in draft.services:
-        for finding in range_faults(service, draft.spec.services[int(loc[1])], cidrs):
+        for finding in range_faults(service, draft.spec.services[int(loc[1])], cidrs, balancers):
             yield finding.under(loc)
 
 
 def service_claims(draft: Draft) -> Iterator[Finding]:
     """Find addresses and node ports that two Services ask for."""
     seen: dict[Claim, Loc] = {}
+    told: set[Loc] = set()
     for loc, service in draft.services:
         for asked in claims(service, draft.spec.services[int(loc[1])]):
             here = (*loc, *asked.loc)
             first = seen.setdefault(asked.claim, here)
-            if first[:2] != loc:
-                yield Finding(here, f"{asked.claim} is taken", first=first)
-            elif first != here and asked.claim.address is not None:  # service_faults tells of node ports
-                yield Finding(here, f"{asked.claim} is given twice", first=first)
+            if first != here and here not in told:
+                told.add(here)
+                is_own = first[: len(loc)] == loc
+                yield Finding(here, f"{asked.claim} is {'given twice' if is_own else 'taken'}", first=first)
 
 
 def load_balancer_families(draft: Draft) -> Iterator[Finding]:
@@ -83,5 +84,7 @@ def service_pods(draft: Draft) -> Iterator[Finding]:
         ]
     )
     for loc, service in draft.services:
+        if service.key in SERVICES:  # whose pod comes with the lab
+            continue
         for finding in candidates.faults(service, draft.spec.services[int(loc[1])]):
             yield finding.under(loc)

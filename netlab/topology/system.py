@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from netlab.topology.addresses import Address, Network
 from netlab.topology.model import Proxy, Topology
-from netlab.topology.pod import Container, ContainerPort, Pod, Probe
+from netlab.topology.pod import Container, ContainerPort, Pod
 from netlab.topology.service import DEFAULT_NAMESPACE, Port, Protocol, Service
 
 NAMESPACE = "kube-system"
@@ -42,8 +42,7 @@ def dns_pod(node: str) -> Pod:
         ContainerPort(53, "dns", Protocol.UDP),
         ContainerPort(53, "dns-tcp", Protocol.TCP),
     )
-    probe = Probe(tcp_port="dns-tcp", period=0.05)  # `up` waits for it
-    server = Container(DNS_POD, ("netlab-dns", "$(NETLAB_RUNTIME)/zone.json"), ports=ports, readiness=probe)
+    server = Container(DNS_POD, ("netlab-dns", "$(NETLAB_RUNTIME)/zone.json"), ports=ports)
     return Pod(DNS_POD, node, DNS_LABELS, (server,), namespace=NAMESPACE, owner=OWNER)
 
 

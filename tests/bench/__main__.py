@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from tests.bench import cli, datapath, path, scale, up, vm
+from tests.bench import cli, datapath, dns, path, scale, up, vm
 from tests.bench.contenders import CONTENDERS
 from tests.bench.measure import BenchError
 from tests.bench.overlays import BACKENDS
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         ("cli", cli),
         ("path", path),
         ("datapath", datapath),
+        ("dns", dns),
         ("vm", vm),
     ):
         command = commands.add_parser(name, help=str(module.__doc__).partition(": ")[2].partition("\n")[0])
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     ups.add_argument("--all", dest="everything", action="store_true", help="slow tools at all sizes, too")
     ups.add_argument("--json", dest="json_file", metavar="FILE", help="keep every sample in a file")
     commands.choices["path"].add_argument("--seconds", type=int, default=3, help="of one iperf3 run (default 3)")
+    commands.choices["dns"].add_argument("--seconds", type=int, default=2, help="of one server's turn (default 2)")
     _add_datapath(commands.choices["datapath"])
     return parser
 
@@ -86,6 +88,8 @@ def main() -> None:
                 path.main(**options)
             case "datapath":
                 datapath.main(datapath.Options(**options))
+            case "dns":
+                dns.main(**options)
             case "vm":
                 vm.main(**options)
     except BenchError as exc:

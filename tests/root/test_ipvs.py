@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
+from netlab.errors import KernelError
 from netlab.kernel import netns
 from netlab.proxy import listing, tools
 from netlab.proxy.ipvs import IpvsProxier
@@ -212,13 +213,18 @@ def test_what_somebody_took_away_is_noticed_and_comes_back(node: IpvsProxier, ar
 
 
 def test_after_a_failure_the_next_sync_makes_up_for_it(node: IpvsProxier) -> None:
+    """Also for the IP version that it did not come to."""
     node.sync({WEB.key: WEB})
     run(NAME, "ipvsadm", "-C")
-    with pytest.raises(Exception, match=r"change real server: 10\.96\.0\.50 TCP port 80") as caught:
-        node.sync({WEB.key: replace(WEB, endpoints=(THERE,))})
+    fewer = replace(WEB, endpoints=(THERE,))
+    other = replace(WEB, cluster_ip=IPv6Address("fd00:96::50"), endpoints=())
+    with pytest.raises(KernelError, match=r"change real server: 10\.96\.0\.50 TCP port 80") as caught:
+        node.sync({fewer.key: fewer, other.key: other})
     assert NAME in str(caught.value)
+    assert not node.is_intact()
     node.sync({})
-    assert virtual() == saved([replace(WEB, endpoints=(THERE,))])
+    assert virtual() == saved([fewer, other])
+    assert node.is_intact()
 
 
 def test_others_things_stay_and_ours_go(node: IpvsProxier) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from fractions import Fraction
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from netlab.explain import nft, saved
-from netlab.explain.explain import Client, Line, explain, without_repeats
+from netlab.explain.explain import Client, explain
+from netlab.explain.lines import Line, without_repeats
 from netlab.explain.model import Source, Tables
 from netlab.explain.tree import PortTree, tree
 from netlab.service import iptables, nftables
@@ -18,6 +20,7 @@ from netlab.service.nftables_table import base as nft_base
 from netlab.service.nftables_table import full
 from tests.unit.service_ports import NODE
 
+SERVICES = IPv4Network("10.96.0.0/12")
 GOLDEN = Path("tests/golden/explain/kube-proxy.json")
 
 
@@ -29,7 +32,7 @@ def restore_text(ports: Iterable[ServicePort], node: ProxyNode = NODE) -> str:
 
 def nft_text(ports: Iterable[ServicePort], node: ProxyNode = NODE) -> str:
     """Return what a full sync of these ports gives to nft."""
-    return full(nft_base(node), [nftables.render(port, node) for port in ports])
+    return full(nft_base(node, [SERVICES]), [nftables.render(port, node) for port in ports])
 
 
 def as_saved(text: str) -> str:

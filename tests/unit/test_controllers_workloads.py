@@ -202,7 +202,7 @@ def test_min_ready_counts_from_the_moment_of_readiness() -> None:
 
 
 def test_the_shortest_wait_counts() -> None:
-    cluster = Cluster(replace(DEPLOYMENT, min_ready=30))
+    cluster = Cluster(replace(DAEMON_SET, min_ready=30))
     cluster.turn()
     for name in cluster.created:
         cluster.ready(name)

@@ -25,7 +25,7 @@ BALANCED = replace(EVERYWHERE, external_policy=Policy.LOCAL, affinity=10800)
 EMPTY = replace(WEB, name="none", cluster_ip=IPv4Address("10.96.0.51"), node_port=30081, endpoints=())
 POD, OWN, CLIENT = "10.244.1.2", "10.244.1.5", "198.51.100.9"
 SVC, EXT, FW = (f"KUBE-{kind}-CDGGSHYLG3RE2FKL" for kind in ("SVC", "EXT", "FW"))
-SEES = "masqueraded (the endpoint sees an address of the node)"
+SEES = "masqueraded (the endpoint sees the node)"
 
 
 def endpoints(count: int) -> tuple[Endpoint, ...]:
@@ -123,8 +123,7 @@ def test_policy_local_without_a_local_endpoint() -> None:
 def test_affinity() -> None:
     found = under(said(iptables_of(replace(WEB, affinity=600))), "To 10.96.0.50")
     assert (
-        "affinity: a client goes again to the endpoint that it used within 600 s: 10.244.1.5:8080 or 10.244.2.6:8080"
-        in found
+        "affinity: a client returns to the endpoint it used within 600 s: 10.244.1.5:8080 or 10.244.2.6:8080" in found
     )
     assert found[-2] == "with probability 1/2 (50 %): 10.244.2.6:8080, pod web-2 on n2; client remembered"
 
@@ -139,6 +138,16 @@ def test_a_pod_is_not_masqueraded() -> None:
         "with probability 1/2 (50 %): 10.244.1.5:8080, pod web-1 on n1",
         "with probability 1/2 (50 %): 10.244.2.6:8080, pod web-2 on n2",
     ]
+
+
+@pytest.mark.parametrize("tables", [iptables_of(BALANCED, EMPTY), nft_of_golden()], ids=["iptables", "nftables"])
+@pytest.mark.parametrize("client", [POD, CLIENT])
+def test_a_source_that_no_rule_touches_is_seen(tables: Tables, client: str) -> None:
+    """externalTrafficPolicy Local keeps it (facts.md 3.7)."""
+    assert under(said(tables, client), "To 192.0.2.9")[-1] in (
+        f"no rule masquerades it: the endpoint sees {client}",
+        "with probability 1 (100 %): 10.244.1.5:8080, pod web-1 on n1; client remembered",
+    )
 
 
 def test_an_endpoint_may_meet_itself() -> None:
@@ -208,6 +217,13 @@ def test_a_rule_in_front_ends_the_way() -> None:
     ]
 
 
+def test_a_goto_does_not_come_back() -> None:
+    entry = next(text for text in _text(WEB) if text.startswith("-A KUBE-SVC"))
+    for option, endpoints_are_reached in (("-j", True), ("-g", False)):
+        changed = iptables_of(WEB, change=(entry, f":X - [0:0]\n-A {SVC} {option} X\n{entry}"))
+        assert ("10.244.2.6:8080" in "\n".join(said(changed, POD))) is endpoints_are_reached
+
+
 def test_a_rule_in_front_of_an_endpoint_is_not_overlooked() -> None:
     entry = next(text for text in _text(WEB) if text.startswith("-A KUBE-SEP"))
     chain = entry.split()[1]
@@ -234,8 +250,9 @@ def test_a_hairpin_rule_that_is_gone() -> None:
     assert "itself (hairpin): NOT masqueraded, fails" in "\n".join(said(changed, OWN))
 
 
-def test_a_mark_chain_that_marks_nothing() -> None:
-    changed = iptables_of(WEB, change=("-A KUBE-MARK-MASQ -j MARK --or-mark 0x004000", ""))
+@pytest.mark.parametrize("instead", ["", "-A KUBE-MARK-MASQ -j MARK --xor-mark 0x004000"])
+def test_a_mark_chain_that_marks_nothing(instead: str) -> None:
+    changed = iptables_of(WEB, change=("-A KUBE-MARK-MASQ -j MARK --or-mark 0x004000", instead))
     assert "KUBE-MARK-MASQ, which marks nothing: not masqueraded" in "\n".join(said(changed))
     assert [text for text in gaps(changed) if "nothing is masqueraded" in text]
 
@@ -269,12 +286,19 @@ def test_nftables_mode_in_words() -> None:
     assert under(lines, "To 10.96.0.50:80/tcp (cluster IP)") == [
         f"to service-{name}:",
         f"not from 10.244.0.0/16: {SEES}",
-        "affinity: a client goes again to the endpoint that it used within 10800 s: 10.244.1.5:8080 or 10.244.2.6:8080",
+        "affinity: a client returns to the endpoint it used within 10800 s: 10.244.1.5:8080 or 10.244.2.6:8080",
         "with probability 1/2 (50 %): 10.244.1.5:8080, pod web-1 on n1; client remembered",
         "with probability 1/2 (50 %): 10.244.2.6:8080, pod web-2 on n2; client remembered",
         "an endpoint's packet to itself (hairpin) is masqueraded",
     ]
     assert "To port 30080/tcp of the node (NodePort, at 172.18.0.2):" in lines
+
+
+def test_other_ports_of_a_cluster_ip_are_refused_in_this_mode() -> None:
+    refused = "rejected: the client is told at once (connection refused)"
+    assert under(said(nft_of_golden(), POD), "To ports of 10.96.0.50 that no Service has") == [refused]
+    assert not [text for text in said(nft_of_golden()) if "To ports of 203.0.113.7" in text]
+    assert not [text for text in said(iptables_of(BALANCED)) if "To ports of" in text]
 
 
 def test_elements_that_refuse_are_found_by_their_address() -> None:

@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 
 from netlab.errors import NetlabError, NotSupported, UsageError
-from netlab.explain.model import Source, Tables
-from netlab.explain.read import Reading, read
+from netlab.explain import saved
+from netlab.explain.model import Reading, Source, Tables
+from netlab.explain.read import read
 from netlab.explain.report import ask, explain_json, explain_text, rules_json, rules_text, view
 from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
@@ -84,8 +85,14 @@ def test_what_the_lab_does_not_have(node: str | None, pod: str | None, message: 
 )
 def test_no_rules(service: str, proxy: Proxy, message: str) -> None:
     with pytest.raises(NetlabError) as caught:
-        shown([iptables_of(WEB)], service=service, lab=replace(LAB, proxy=proxy))
+        shown([iptables_of(WEB)] if proxy is Proxy.IPTABLES else [], service=service, lab=replace(LAB, proxy=proxy))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", list(Proxy))
+def test_rules_that_are_there_count_more_than_the_mode(proxy: Proxy) -> None:
+    with pytest.raises(UsageError, match="there is no Service default/wbe"):
+        shown([iptables_of(WEB)], service="wbe", lab=replace(LAB, proxy=proxy))
 
 
 def test_a_service_of_another_namespace_is_suggested() -> None:
@@ -137,17 +144,17 @@ nat KUBE-SERVICES
 nat KUBE-SVC-CDGGSHYLG3RE2FKL
        0          0  to 10.96.0.50:80/tcp, not from 10.244.0.0/16 ->
                        KUBE-MARK-MASQ
-       0          0  with probability 1/2 (50 %) ->
-                       KUBE-SEP-AFGSLHOD2HFNCBX4
+       0          0  with probability 1/2 (50 %) -> KUBE-SEP-AFGSLHOD2HFNCBX4
        0          0  any packet -> KUBE-SEP-3OLK2YUW6LHBC4UX
+nat KUBE-SEP-AFGSLHOD2HFNCBX4
+       0          0  from 10.244.1.5 -> KUBE-MARK-MASQ
+       0          0  tcp -> new destination 10.244.1.5:8080
 """
 
 
 def test_rules_in_80_columns() -> None:
     text = as_saved(restore_text([WEB])).replace("-A ", "[0:0] -A ")
     text = text.replace("[0:0] -A KUBE-SERVICES", "[3:180] -A KUBE-SERVICES")
-    from netlab.explain import saved
-
     tables = Tables(Source.NFT_BACKED, 4, saved.parse(text))
     answer = view(ask(LAB, HELD, "web", "default", node=None, pod=None), Reading((tables,), ()))
     lines = list(rules_text(answer, 80))
@@ -160,7 +167,8 @@ def test_a_mode_without_counters_says_so() -> None:
     answer = view(ask(LAB, HELD, "web", "default", node=None, pod=None), Reading((nft_of_golden(),), ()))
     lines = list(rules_text(answer, 80))
     assert "no counters in this mode: kube-proxy's nftables rules have none" in lines
-    assert "       -          -  to 10.96.0.50:80/tcp -> service-SUSTUHLJ-default/web/tcp/http" in lines
+    assert "       -          -  not from 198.51.100.0/24 -> drop" in lines
+    assert max(map(len, lines)) <= 80
     assert rules_json(answer)["ports"][0]["rules"][0]["packets"] is None
 
 
@@ -182,7 +190,7 @@ class Node:
         self.answers = answers
 
     def __call__(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        for word in (*argv[-2:], argv[0].rpartition("/")[2], "-".join(argv[1:3]), argv[2] if len(argv) > 2 else ""):
+        for word in (*argv[-3:], argv[0].rpartition("/")[2], "-".join(argv[1:3]), argv[2] if len(argv) > 2 else ""):
             key = word.rpartition("/")[2].replace("-", "_").replace(".", "_")
             if key in self.answers:
                 return subprocess.CompletedProcess(list(argv), 0, self.answers[key], "")
