@@ -30,7 +30,7 @@ from netlab.explain.model import (
     ToPort,
     Verdict,
 )
-from netlab.explain.tree import PortTree, door, is_node_port, targets
+from netlab.explain.tree import PortTree, door, is_node_port
 from netlab.service.nftables import TABLE
 
 ALL = Fraction(1)
@@ -60,9 +60,9 @@ def _other_ports(tables: Tables, hosts: Iterable[str]) -> Iterator[Line]:
     for host in hosts:
         for rule in tables.chain(TABLE, "cluster-ips-check"):
             packet = Packet(ip_address(host), "", 0)
-            if rule.action in _ENDS and all(words.met(one, packet) for one in rule.conditions):
+            if rule.action in words.ENDS and all(words.met(one, packet) for one in rule.conditions):
                 yield Line(0, f"To ports of {host} that no Service has:")
-                yield Line(1, _ENDS[rule.action])
+                yield Line(1, words.ENDS[rule.action])
                 break
 
 
@@ -73,7 +73,7 @@ def _doors(tree: PortTree) -> list[Door]:
     """Return each address and port once: the cluster IP, other addresses, the node's own."""
     found: dict[Door, int] = {}
     for rule in (rule for step in tree.steps for rule in step):
-        rank = 2 if is_node_port(rule) else 0 if _called(rule, tree.port) == "cluster IP" else 1
+        rank = 2 if is_node_port(rule) else 0 if words.called(rule, tree.port) == "cluster IP" else 1
         found[door(rule)] = min(rank, found.get(door(rule), rank))
     return sorted(found, key=lambda entry: found[entry])
 
@@ -115,7 +115,7 @@ class _Walk:
 
     def door(self, entry: Door) -> list[Line]:
         ways = [rule for step in self.tree.steps for rule in step if door(rule) == entry]
-        called = next((text for rule in ways if (text := _called(rule, self.tree.port))), "")
+        called = next((text for rule in ways if (text := words.called(rule, self.tree.port))), "")
         self.say(0, f"To {words.port(self.packet)}{f' ({called})' if called else ''}:")
         left = ALL
         spoken = False
@@ -181,7 +181,7 @@ class _Walk:
             seconds = listed.seconds
             found.append(self.endpoint(rule.table, rule.action.chain) or rule.action.chain)
         who = str(self.packet.source) if self.known else "a client"
-        self.say(depth, f"affinity: {who} returns to the endpoint it used within {seconds} s: {_any(found)}")
+        self.say(depth, f"affinity: {who} returns to the endpoint it used within {seconds} s: {' or '.join(found)}")
 
     def matches(self, rule: Rule) -> bool | None:
         """Say whether the packet meets the conditions that are not left to chance."""
@@ -217,7 +217,7 @@ class _Walk:
             case Jump(chain):
                 self.say(depth, f"{reason}: not to {chain}")
             case Verdict.DROP | Verdict.REJECT:
-                self.say(depth, f"{reason}: not {_ENDS[rule.action].partition(':')[0]}")
+                self.say(depth, f"{reason}: not {words.ENDS[rule.action].partition(':')[0]}")
 
     def act(self, rule: Rule, depth: int, share: Fraction, front: str) -> Fraction:
         """Say what the action does to a share of the packets; return how much of it does not go on to the next rule."""
@@ -232,7 +232,7 @@ class _Walk:
                 self.say(depth, f"{front}{_share(share)}new destination {self.named(to)}")
                 return share
             case Verdict.DROP | Verdict.REJECT | Verdict.ACCEPT:
-                self.say(depth, f"{front}{_share(share)}{_end(rule, rule.action, self.tree.port)}")
+                self.say(depth, f"{front}{_share(share)}{words.end(rule, rule.action, self.tree.port)}")
                 return share
             case Verdict.RETURN:
                 self.say(depth, f"{front}{_share(share)}out of {rule.chain} again")
@@ -251,7 +251,7 @@ class _Walk:
             self.judged = True
             self.say(depth, f"{front}{_share(share)}{MASQUERADED}")
         elif self.tables.rejects(table, chain):
-            self.say(depth, f"{front}{_share(share)}{_end(rule, Verdict.REJECT, self.tree.port)}")
+            self.say(depth, f"{front}{_share(share)}{words.end(rule, Verdict.REJECT, self.tree.port)}")
             return share
         elif chain in ("KUBE-MARK-MASQ", "mark-for-masquerade"):
             self.say(depth, f"{front}{_share(share)}to {chain}, which marks nothing: not masqueraded")
@@ -310,22 +310,6 @@ class _Walk:
         return f"{to}, {name}" if name else to
 
 
-_ENDS = {
-    Verdict.DROP: "dropped: the client hears nothing",
-    Verdict.REJECT: "rejected: the client is told at once (connection refused)",
-    Verdict.ACCEPT: "accepted",
-}
-
-
-def _end(rule: Rule, verdict: Verdict, port: str) -> str:
-    """Return what a verdict does, with kube-proxy's own reason from the rule's comment or its map."""
-    does, colon, felt = _ENDS[verdict].partition(":")
-    reason = rule.comment.removeprefix(port).strip()
-    if rule.map.startswith("no-endpoint"):
-        reason = "has no local endpoints" if verdict is Verdict.DROP else "has no endpoints"
-    return f"{does}{f' ({reason})' if reason else ''}{colon}{felt}"
-
-
 def _share(share: Fraction) -> str:
     return "" if share == ALL else f"with probability {words.chance(share)}: "
 
@@ -336,19 +320,3 @@ def _chancy(one: Condition) -> bool:
 
 def _recent(rule: Rule) -> Recent | None:
     return next((one for one in rule.conditions if isinstance(one, Recent)), None)
-
-
-def _any(found: list[str]) -> str:
-    return " or ".join(found)
-
-
-def _called(rule: Rule, port: str) -> str:
-    """Return what kube-proxy calls a way in: "cluster IP"."""
-    text = rule.comment.removeprefix(port).strip()
-    if text in ("cluster IP", "external IP", "loadbalancer IP", "health check node port"):
-        return text
-    if is_node_port(rule):
-        found = [words.networks(one.networks) for one in rule.conditions if isinstance(one, To)]
-        return f"NodePort, at {found[0]}" if found else "NodePort"
-    inside = any(chain.startswith(("service-", "local-")) for chain in targets(rule))
-    return "cluster IP" if inside else ""

@@ -27,6 +27,7 @@ from netlab.explain.model import (
     UnknownAction,
     Verdict,
 )
+from netlab.explain.tree import is_node_port, targets
 from netlab.topology.addresses import Address, Network
 
 
@@ -123,6 +124,36 @@ def _conditions(rule: Rule) -> str:
     elif protocol:
         rest.insert(0, protocol)
     return ", ".join(rest) or "any packet"
+
+
+# --- verdicts and ways in ------------------------------------------------------------------------------------------
+
+ENDS = {
+    Verdict.DROP: "dropped: the client hears nothing",
+    Verdict.REJECT: "rejected: the client is told at once (connection refused)",
+    Verdict.ACCEPT: "accepted",
+}
+
+
+def end(rule: Rule, verdict: Verdict, port: str) -> str:
+    """Return what a verdict does, with kube-proxy's own reason from the rule's comment or its map."""
+    does, colon, felt = ENDS[verdict].partition(":")
+    reason = rule.comment.removeprefix(port).strip()
+    if rule.map.startswith("no-endpoint"):
+        reason = "has no local endpoints" if verdict is Verdict.DROP else "has no endpoints"
+    return f"{does}{f' ({reason})' if reason else ''}{colon}{felt}"
+
+
+def called(rule: Rule, port: str) -> str:
+    """Return what kube-proxy calls a way in: "cluster IP"."""
+    text = rule.comment.removeprefix(port).strip()
+    if text in ("cluster IP", "external IP", "loadbalancer IP", "health check node port"):
+        return text
+    if is_node_port(rule):
+        found = [networks(one.networks) for one in rule.conditions if isinstance(one, To)]
+        return f"NodePort, at {found[0]}" if found else "NodePort"
+    inside = any(chain.startswith(("service-", "local-")) for chain in targets(rule))
+    return "cluster IP" if inside else ""
 
 
 # --- conditions against a packet -------------------------------------------------------------------------------------

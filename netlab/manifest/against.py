@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 from netlab.controllers.allocate import NOTHING, Allocation
@@ -13,6 +14,7 @@ from netlab.manifest.model import Declared, Manifests
 from netlab.manifest.schema import HOSTNAME_LABEL, PodBody, PodObject, ServiceObject
 from netlab.manifest.values import MANIFEST, node_of
 from netlab.manifest.workload_schema import DaemonSet, Deployment, StatefulSet
+from netlab.topology.diagnose import FINDINGS_MAX
 from netlab.topology.findings import Finding, Loc, Suggester, listed, quote
 from netlab.topology.model import Role, Topology
 from netlab.topology.pod import Workload, WorkloadKind
@@ -53,7 +55,7 @@ def check_against(manifests: Manifests, existing: ExistingObjects) -> Verdict:
         *_node_problems(manifests, existing),
         *_immutable_problems(manifests, existing),
     }
-    return Verdict(sorted(problems), sorted(set(_warnings(manifests, existing))))
+    return Verdict(sorted(problems), sorted(set(islice(_warnings(manifests, existing), FINDINGS_MAX))))
 
 
 def _service_problems(manifests: Manifests, existing: ExistingObjects) -> Iterator[Problem]:

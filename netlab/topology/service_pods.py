@@ -33,7 +33,9 @@ class Candidates:
         for i, candidate in enumerate(candidates):
             for key, value in candidate.labels.items():
                 self.having[candidate.namespace, key, value].add(i)
-        self.near_label = Suggester({_shown(label) for one in candidates for label in one.labels.items()})
+        labels = {_shown(label): None for one in candidates for label in one.labels.items()}
+        self.labels = dict(sorted(labels.items()))
+        self.near_label = Suggester(self.labels)
 
     def select(self, namespace: str, selector: Labels) -> list[Candidate]:
         """Return those of a namespace that have all of some labels."""
@@ -58,10 +60,10 @@ class Candidates:
     def _nobody(self, namespace: str, selector: Labels) -> Finding:
         """Word a selector that matches nothing, with what was probably meant."""
         message = f"no pod of namespace {namespace} has these labels"
-        wanted, there_are = dict(selector), sorted(self.near_label.choices)
-        unknown = next((label for label in selector if _shown(label) not in self.near_label.choices), None)
+        wanted = dict(selector)
+        unknown = next((label for label in selector if _shown(label) not in self.labels), None)
         if unknown is not None:
-            hint = f"there are {listed(there_are)}" if there_are else "no pod has labels"
+            hint = f"there are {listed(self.labels)}" if self.labels else "no pod has labels"
             return Finding(("selector", unknown[0]), message + self.near_label(_shown(unknown)), hint)
         elsewhere = {one.namespace for one in self.candidates if wanted.items() <= one.labels.items()}
         hint = f"pods of namespace {listed(sorted(elsewhere))} have them"

@@ -82,8 +82,12 @@ def ask(address: str = V4, name: str = WEB) -> dns.message.Message:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with open_socket(NAME, socket.SOCK_DGRAM, family) as client:
         client.connect((address, 53))  # hears that address only
-        client.send(query(name).to_wire())
-        return dns.message.from_wire(client.recv(65535))
+        client.settimeout(1.0)
+        for _ in range(20):  # as resolvers do: a queue may have been full
+            client.send(query(name).to_wire())
+            with suppress(TimeoutError):
+                return dns.message.from_wire(client.recv(65535))
+    raise AssertionError(f"no answer from {address}")
 
 
 def first(reply: dns.message.Message) -> str:

@@ -178,7 +178,8 @@ def test_service_that_selects_nothing_is_a_warning() -> None:
         "4: spec.selector.app: no pod of namespace default has these labels; did you mean 'app: web'?"
     ]
     assert warnings(service("selector: {app: web}, ports: [{port: 80, targetPort: htpp}]")) == [
-        "4: spec.ports[0].targetPort: no pod that is selected has a TCP port that is called 'htpp'; did you mean 'http'?"
+        "4: spec.ports[0].targetPort: no pod that is selected has a TCP port that is called 'htpp'"
+        "; did you mean 'http'?"
     ]
     assert not warnings(service("selector: {app: web}, ports: [{port: 80, targetPort: http}]"))
 

@@ -312,7 +312,7 @@ a: [b
         ),
         (SERVICE % "9a", "m.yaml:1:50: metadata.name: '9a' is not the name of a Service"),
         (SERVICE.replace("[{port: 80}]", "[80]") % "a", "m.yaml:1:69: spec.ports[0]: expected a mapping of fields"),
-        (SERVICE.replace("{port: 80}", "{<<: 1, port: 80}") % "a", "m.yaml:1:74: spec.ports[0].<<: `<<` includes"),
+        (SERVICE.replace("{port: 80}", "{<<: 1, port: 80}") % "a", "m.yaml:1:74: spec.ports[0]: `<<` includes"),
         (SERVICE.replace("spec:", "!x spec:") % "a", "m.yaml:1:54: the YAML tag '!x' means nothing in a manifest"),
     ],
 )

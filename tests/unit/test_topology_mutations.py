@@ -19,9 +19,13 @@ from netlab.store.store import Snapshot
 from netlab.topology import document
 from netlab.topology.load import load, load_text
 from netlab.topology.model import Topology
+from netlab.topology.pod_schema import ProbeSpec
+from netlab.topology.reference import EXAMPLES
+from netlab.topology.service_schema import ServiceSpec
 
 TOPOLOGIES = sorted((Path(__file__).parents[2] / "topologies").glob("*.yaml"))
-TEXTS = [path.read_text() for path in TOPOLOGIES if path.stem != "hundred-nodes"]
+FILES = {path.stem: path.read_text() for path in TOPOLOGIES if path.stem != "hundred-nodes"}
+TEXTS = [*FILES.values(), EXAMPLES[ServiceSpec].lstrip(), EXAMPLES[ProbeSpec].lstrip()]
 PLANNED_MAX = 60  # nodes and pods of a topology that is planned too
 
 TOKENS = (
@@ -52,6 +56,9 @@ TOKENS = (
         "routers",
         "cidr",
     ),
+    *("services", "ports", "port", "targetPort", "nodePort", "selector", "clusterIP", "type", "ClusterIP", "None"),
+    *("NodePort", "LoadBalancer", "ExternalName", "externalIPs", "loadBalancerIP", "readinessProbe", "httpGet", "app"),
+    *("10.96.0.10", "203.0.113.7", "30080", "proxy", "loadBalancerCIDR", "valueFrom", "UDP", "Local"),
     *("n1", "p-1", "web", "web-1", "rack1", "rack2", "vxlan", "ipip", "bridge", "host-gw", "VNI", "vni", "MTU"),
 )
 SCALARS = st.one_of(
@@ -167,7 +174,7 @@ def test_any_bytes_are_refused(tmp_path: Path) -> None:
             load(path)
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=[path.stem for path in TOPOLOGIES if path.stem != "hundred-nodes"])
+@pytest.mark.parametrize("text", TEXTS, ids=[*FILES, "services", "probe"])
 def test_python_parser_reads_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = load_text(text)
     monkeypatch.setattr(document, "Parser", yaml.SafeLoader)

@@ -25,6 +25,9 @@ FORMS = [
     "nodes: 2\nbackend: {DirectRouting: true, vni: 7}\nclusterCIDR: [10.244.0.0/16]\n",
     "nodes: [{name: a, segment: r}]\nunderlay: {segments: {r: 10.9.0.0/24}}\nx-anchors: {any: [thing]}\n",
     "nodes: 1\npods: {a: , b: {replicas: 2, containers: [{name: c, command: sleep 9, env: {A: b}}]}}\n",
+    "nodes: 1\nservices: {a: {ports: [80]}, b: {clusterIP: None}, c: {ports: [{port: 1, targetPort: x}]}}\n",
+    "nodes: [{name: a, proxy: ipvs}]\nservices: [{name: d, type: ExternalName, externalName: a.b, ports: }]\n",
+    "nodes: 1\npods: [{name: b, containers: [{name: c, ports: [80], readinessProbe: {tcpSocket: {port: 80}}}]}]\n",
     "nodes: 1\npods: [a, {name: b, containers: [{name: c, command: [x], env: [{name: A, value: b}]}]}]\n",
 ]
 WRONG = [
@@ -38,6 +41,11 @@ WRONG = [
     "nodes: 2\nunderlay: {segments: {Rack: 10.0.0.0/24}}",
     "nodes: 2\npods: [{nmae: a}]",
     "nodes: 2\nchecks: [{from: a}]",
+    "nodes: 2\nservices: [{name: A, ports: [80]}]",
+    "nodes: 2\nservices: [{name: a, ports: [{port: 80, nodePort: 80}]}]",
+    "nodes: 2\nservices: [{name: a, ports: [80], clusterip: None}]",
+    "nodes: 2\nproxy: userspace",
+    "nodes: 2\npods: [{name: a, containers: [{name: c, ports: [70000]}]}]",
     "nodes: 2\npods: {a: {containers: [{name: c, command: x, restartPolicy: Sometimes}]}}",
 ]
 

@@ -1,0 +1,198 @@
+"""Deployments, StatefulSets and DaemonSets in a lab: pods that come, go and are replaced, and what clients notice."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from netlab.control.protocol import ask
+from netlab.errors import UsageError
+from netlab.kernel import netns
+from netlab.topology.pod import Container, ContainerPort, EnvVar, PodTemplate, Probe, Workload, WorkloadKind
+from netlab.topology.service import Port, Service
+from tests.root.service_lab import Reply, ServiceLab, running
+
+pytestmark = pytest.mark.root
+
+TOPOLOGY = """
+nodes: 2
+pods: {client: {node: n1}}
+"""
+LABELS = (("app", "web"),)
+SERVER = Container("echo", ports=(ContainerPort(80, "http"),))
+DEPLOYMENT = Workload(WorkloadKind.DEPLOYMENT, "web", LABELS, PodTemplate(LABELS, (SERVER,)), replicas=3)
+SERVICE = Service("web", selector=LABELS, ports=(Port(80),))
+SECOND = replace(SERVER, env=(EnvVar("VERSION", "2"),))
+
+
+@pytest.fixture
+def lab() -> Iterator[ServiceLab]:
+    with running(TOPOLOGY, "work") as found:
+        yield found
+
+
+def rolled_out(lab: ServiceLab, workload: Workload, timeout: float = 60.0) -> None:
+    """Wait until a workload is rolled out."""
+    kinds = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}
+    key = {"kind": kinds[workload.kind], "namespace": workload.namespace, "name": workload.name}
+    answer = ask(lab.name, {"verb": "wait", "timeout": timeout, **key})
+    assert answer["done"], answer["status"]
+
+
+def pods_of(lab: ServiceLab, workload: Workload) -> list[str]:
+    return sorted(pod.name for pod in lab.lab.topology.pods if pod.owner == workload.owner)
+
+
+class SteadyClient:
+    """Connects to a Service again and again, and counts who answered and how often nobody did."""
+
+    def __init__(self, lab: ServiceLab, address: str) -> None:
+        self.answers: Counter[Reply | str] = Counter()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(lab.lab.netns("client"), address))
+
+    def _run(self, namespace: str, address: str) -> None:
+        netns.enter(namespace)
+        while not self._stop.is_set():
+            try:
+                with socket.create_connection((address, 80), timeout=3.0) as connection:
+                    connection.sendall(b"GET /hostname HTTP/1.0\r\n\r\n")
+                    said = b""
+                    while more := connection.recv(4096):
+                        said += more
+                self.answers[said.rpartition(b"\n")[2].decode() or "empty"] += 1
+            except OSError as exc:
+                self.answers[f"failed: {exc}"] += 1
+            self._stop.wait(0.002)
+
+    def __enter__(self) -> SteadyClient:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def test_a_rolling_update_loses_no_connection(lab: ServiceLab) -> None:
+    lab.apply(SERVICE, DEPLOYMENT)
+    rolled_out(lab, DEPLOYMENT)
+    lab.wait_for_endpoints("web", 3)
+    before = pods_of(lab, DEPLOYMENT)
+    updated = replace(DEPLOYMENT, template=replace(DEPLOYMENT.template, containers=(SECOND,)))
+    with SteadyClient(lab, lab.cluster_ip("web")) as client:
+        assert lab.apply(updated) == ["deployment/web configured"]
+        rolled_out(lab, updated)
+    after = pods_of(lab, updated)
+    assert len(after) == 3 and not set(before) & set(after)
+    assert {name for name in client.answers if name not in {*before, *after}} == set()
+    assert client.answers.total() > 100
+    assert set(client.answers) & set(before) and set(client.answers) & set(after)
+
+
+def test_scaling_makes_and_ends_pods(lab: ServiceLab) -> None:
+    lab.apply(SERVICE, DEPLOYMENT)
+    rolled_out(lab, DEPLOYMENT)
+    for replicas in (5, 1, 0, 2):
+        key = {"kind": "deployments", "namespace": "default", "name": "web"}
+        ask(lab.name, {"verb": "scale", "replicas": replicas, **key})
+        rolled_out(lab, DEPLOYMENT)
+        assert len(pods_of(lab, DEPLOYMENT)) == replicas
+        lab.wait_for_endpoints("web", replicas)
+
+
+def test_a_stateful_set_keeps_its_names(lab: ServiceLab) -> None:
+    stateful = replace(DEPLOYMENT, kind=WorkloadKind.STATEFUL_SET, name="db", service="db", max_unavailable="1")
+    headless = Service("db", headless=True, selector=LABELS, ports=(Port(80),))
+    lab.apply(headless, stateful)
+    rolled_out(lab, stateful)
+    assert pods_of(lab, stateful) == ["db-0", "db-1", "db-2"]
+    code = "import socket; print(socket.gethostbyname('db-1.db.default.svc.cluster.local'))"
+    assert lab.lab.exec("client", ["python3", "-c", code]).stdout.strip() == lab.lab.address("db-1")
+    lab.apply(replace(stateful, template=replace(stateful.template, containers=(SECOND,))))
+    rolled_out(lab, stateful)
+    assert pods_of(lab, stateful) == ["db-0", "db-1", "db-2"]
+    assert len({pod.revision for pod in lab.lab.topology.pods if pod.owner == stateful.owner}) == 1
+
+
+def test_a_daemon_set_follows_the_nodes(lab: ServiceLab) -> None:
+    from netlab.lab import Lab
+
+    daemon = replace(DEPLOYMENT, kind=WorkloadKind.DAEMON_SET, max_surge="0", max_unavailable="1")
+    lab.apply(daemon)
+    rolled_out(lab, daemon)
+    assert sorted(pod.node for pod in lab.lab.topology.pods if pod.owner == daemon.owner) == ["n1", "n2"]
+    Lab.loads(TOPOLOGY.replace("nodes: 2", "nodes: 3"), name=lab.name).up()
+    rolled_out(lab, daemon)
+    assert sorted(pod.node for pod in lab.lab.topology.pods if pod.owner == daemon.owner) == ["n1", "n2", "n3"]
+    Lab.loads(TOPOLOGY, name=lab.name).up()
+    rolled_out(lab, daemon)
+    assert sorted(pod.node for pod in lab.lab.topology.pods if pod.owner == daemon.owner) == ["n1", "n2"]
+
+
+def test_an_unready_pod_leaves_the_endpoints_and_comes_back(
+    lab: ServiceLab, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    switch = tmp_path_factory.mktemp("probe") / "ready"
+    probe = Probe(command=("test", "-e", str(switch)), period=0.1, failure_threshold=1)
+    probed = replace(SERVER, readiness=probe)
+    lab.apply(SERVICE, replace(DEPLOYMENT, replicas=1, template=PodTemplate(LABELS, (probed,))))
+    lab.wait_for_endpoints("web", 0)
+    switch.touch()
+    lab.wait_for_endpoints("web", 1)
+    assert isinstance(lab.ask("client", lab.cluster_ip("web")), Reply)
+    switch.unlink()
+    lab.wait_for_endpoints("web", 0)
+    assert lab.ask("client", lab.cluster_ip("web")) == "refused"
+
+
+def test_objects_survive_the_control_plane(lab: ServiceLab) -> None:
+    lab.apply(SERVICE, DEPLOYMENT)
+    rolled_out(lab, DEPLOYMENT)
+    address, pods = lab.cluster_ip("web"), pods_of(lab, DEPLOYMENT)
+    control = next(state for state in lab.lab.keeper.states() if state.name == "control-plane")
+    import os
+    import signal
+
+    assert control.pid
+    os.kill(control.pid, signal.SIGKILL)
+    wait_until(lambda: _answers(lab))
+    assert (lab.cluster_ip("web"), pods_of(lab, DEPLOYMENT)) == (address, pods)
+    lab.wait_for_endpoints("web", 3)
+    assert isinstance(lab.ask("client", address), Reply)
+
+
+def _answers(lab: ServiceLab) -> bool:
+    from netlab.errors import NetlabError
+
+    try:
+        lab.get("services", "web")
+    except NetlabError:
+        return False
+    return True
+
+
+def wait_until(holds: Callable[[], bool], timeout: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_cannot_be_is_refused(lab: ServiceLab) -> None:
+    lab.apply(SERVICE)
+    taken = replace(SERVICE, name="other", cluster_ips=(__import__("ipaddress").ip_address(lab.cluster_ip("web")),))
+    with pytest.raises(UsageError, match="Service default/web has it"):
+        lab.apply(replace(SERVICE, name="first"), taken)
+    with pytest.raises(StopIteration):
+        lab.get("services", "first")
+    with pytest.raises(UsageError, match="is declared by the topology"):
+        lab.apply(replace(SERVICE, name="kubernetes"))
+    with pytest.raises(UsageError, match="there is no service/nix"):
+        lab.delete("services", "nix")
