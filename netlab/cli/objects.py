@@ -119,7 +119,7 @@ def scale_command(lab: str | None, namespace: str, replicas: int, wait: bool, wo
         ask(name, {"verb": "scale", "replicas": replicas, **key})
         click.echo(f"{reference} scaled")
         if wait:
-            _await_rollout(name, key, reference, 600.0)
+            await_rollout(name, key, reference, 600.0)
 
 
 @click.command("rollout")
@@ -137,10 +137,11 @@ def rollout_command(lab: str | None, namespace: str, timeout: float, verb: str, 
             ask(name, {"verb": "restart", **key})
             click.echo(f"{reference} restarted")
         else:
-            _await_rollout(name, key, reference, timeout)
+            await_rollout(name, key, reference, timeout)
 
 
-def _await_rollout(lab: str, key: dict[str, Any], reference: Reference, timeout: float) -> None:
+def await_rollout(lab: str, key: dict[str, Any], reference: Reference, timeout: float) -> None:
+    """Wait until a workload is rolled out, and say so. Raises UsageError after `timeout` seconds."""
     answer = ask(lab, {"verb": "wait", "timeout": timeout, **key}, timeout=timeout + math.ceil(timeout / 10) + 5)
     if not answer["done"]:
         raise UsageError(f"{reference} is not rolled out after {timeout:g} s: {answer['status']}", "`netlab get pods`")

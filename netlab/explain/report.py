@@ -132,6 +132,8 @@ def _nothing(question: Question, reading: Reading) -> NetlabError:
         hint = hint or (f"there are {', '.join(known[:10])}" if known else "no Service has rules there")
         return UsageError(f"there is no Service {name} on node {question.node}", hint)
     hint = "a headless or ExternalName Service has none; otherwise `netlab up` puts them back"
+    if any(tables.is_nftables for tables in reading.tables):
+        hint = f"one without endpoints is known by its address only in this mode; {hint}"
     return NetlabError(f"Service {name} has no rules on node {question.node}", hint)
 
 

@@ -155,7 +155,7 @@ def _ask(port: int, pid: int, form: str, seconds: int) -> Figures:
     """Ask one server: first everything once, then as fast as it answers, then one by one."""
     queries = _queries(form)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(1.0)
+        client.settimeout(PATIENCE)
         client.connect(("127.0.0.1", port))
         send, receive = client.send, client.recv
         try:

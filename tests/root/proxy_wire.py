@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from netlab.kernel import netns
 from tests.root.proxy_nodes import NAME, nodes, run
@@ -33,6 +33,7 @@ def wired() -> Iterator[None]:
             run(NAME, "ip", "link", "set", f"to{number}", "up")
             for address in own:
                 run(name, "ip", "addr", "add", address, "dev", "eth0")
+            run(name, "ip", "link", "set", "lo", "up")
             run(name, "ip", "link", "set", "eth0", "up")
             run(name, "ip", "route", "add", "default", "via", GATEWAY[name])
         netns.call(NAME, _forward)
@@ -63,18 +64,19 @@ def _serving(name: str) -> Iterator[None]:
     def serve_udp() -> None:
         while True:
             received, peer = udp.recvfrom(100)
-            if not received:
+            if not received:  # shut down
                 return
             udp.sendto(f"{name} {peer[0]}".encode(), peer)
 
-    threads = [threading.Thread(target=serve) for serve in (serve_tcp, serve_udp)]
+    threads = [threading.Thread(target=serve, daemon=True) for serve in (serve_tcp, serve_udp)]
     for thread in threads:
         thread.start()
     try:
         yield
     finally:
-        tcp.shutdown(socket.SHUT_RDWR)
-        netns.call(name, _send_nothing)
+        for opened in (tcp, udp):
+            with suppress(OSError):  # "not connected", but it wakes who waits
+                opened.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join()
         tcp.close()
@@ -86,21 +88,6 @@ def _listen() -> tuple[socket.socket, socket.socket]:
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.bind(("", PORT))
     return run_here, udp
-
-
-def _send_nothing() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-        address = next(ADDRESS[name] for name in (POD1, POD2) if _has(ADDRESS[name]))
-        opened.sendto(b"", (address, PORT))
-
-
-def _has(address: str) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-        try:
-            opened.bind((address, 0))
-        except OSError:
-            return False
-        return True
 
 
 def ask(source: str, to: str, port: int, *, address: str = "") -> str:

@@ -1,0 +1,106 @@
+"""`netlab apply`: Kubernetes manifests become Services, pods and workloads of a lab."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netlab.cli.objects import await_rollout, control_plane, lab_option
+from netlab.codec import from_json, to_json
+from netlab.control.protocol import ask
+from netlab.control.resources import WORKLOADS, Reference, Resource
+from netlab.errors import ManifestError
+
+if TYPE_CHECKING:
+    from netlab.manifest.against import ExistingObjects
+    from netlab.manifest.model import Manifests
+
+
+@click.command("apply")
+@lab_option
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    required=True,
+    type=click.Path(allow_dash=True),
+    help="A file of manifests; `-` is standard input.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what is wrong.")
+@click.option("--wait", is_flag=True, help="Return when all pods of the workloads are there and available.")
+def apply_command(lab: str | None, files: tuple[str, ...], dry_run: bool, wait: bool) -> None:
+    """Make what manifests declare: v1 Service and Pod, EndpointSlice, Deployment, StatefulSet, DaemonSet.
+
+    All of it or, where anything is wrong with it, nothing. What does not touch the network is ignored. A container
+    without a command is netlab's echo server, which says who it is and which client it sees.
+    """
+    from netlab.manifest.against import check_against
+
+    found = [_load(file) for file in files]
+    name = control_plane(lab)
+    existing = _existing(name)
+    verdicts = [check_against(manifests, existing) for manifests in found]
+    for warning in (warning for verdict in verdicts for warning in verdict.warnings):
+        click.echo(f"{warning}", err=True)
+    if problems := [problem for verdict in verdicts for problem in verdict.problems]:
+        raise ManifestError(problems)
+    for manifests in found:
+        for line in manifests.ignored_lines():
+            click.echo(f"note: {line}", err=True)
+    if dry_run:
+        return
+    for line in ask(name, {"verb": "apply", **_values(found)})["outcomes"]:
+        click.echo(line)
+    if wait:
+        for declared in (declared for manifests in found for declared in manifests.workloads):
+            workload = declared.value
+            kind = next(kind for kind, workloads in WORKLOADS.items() if workloads is workload.kind)
+            key = {"kind": kind, "namespace": workload.namespace, "name": workload.name}
+            await_rollout(name, key, Reference(kind, workload.name), 600.0)
+
+
+def _load(file: str) -> Manifests:
+    from netlab.manifest.read import load
+
+    return load(file)
+
+
+def _values(found: list[Manifests]) -> dict[str, list[Any]]:
+    return {
+        "services": [to_json(one.value) for manifests in found for one in manifests.services],
+        "workloads": [to_json(one.value) for manifests in found for one in manifests.workloads],
+        "pods": [to_json(one.value) for manifests in found for one in manifests.pods],
+        "slices": [to_json(one.value) for manifests in found for one in manifests.slices],
+    }
+
+
+def _existing(lab: str) -> ExistingObjects:
+    """Return what the lab has already."""
+    from netlab.controllers.allocate import Allocation
+    from netlab.manifest.against import ExistingObjects
+    from netlab.topology.model import Topology
+    from netlab.topology.pod import Workload
+    from netlab.topology.service import Service
+
+    state = ask(lab, {"verb": "state"})
+    return ExistingObjects(
+        topology=from_json(Topology, state["topology"]),
+        services=[from_json(Service, value) for value in state["services"]],
+        workloads=[from_json(Workload, value) for value in state["workloads"]],
+        allocations={(key[0], key[1]): from_json(Allocation, value) for key, value in state["allocations"]},
+    )
+
+
+def references(file: str) -> list[tuple[Reference, str]]:
+    """Return the objects that a file declares, each with its namespace: those that others need last."""
+    found = _load(file)
+    named: list[tuple[Reference, str]] = []
+    for one in found.workloads:
+        kind = next(kind for kind, workloads in WORKLOADS.items() if workloads is one.value.kind)
+        named.append((Reference(kind, one.value.name), one.value.namespace))
+    named += [(Reference(Resource.PODS, one.value.name), one.value.namespace) for one in found.pods]
+    named += [(Reference(Resource.ENDPOINT_SLICES, one.value.name), one.value.namespace) for one in found.slices]
+    named += [(Reference(Resource.SERVICES, one.value.name), one.value.namespace) for one in found.services]
+    return named
