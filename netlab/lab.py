@@ -37,7 +37,7 @@ from netlab.plan.rules import tools
 from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
 from netlab.supervisor.client import ProcessState, Supervisor, write_etc
-from netlab.topology.model import Address, IpipBackend, Pod, Topology, UdpBackend
+from netlab.topology.model import Address, IpipBackend, Pod, Proxy, Topology, UdpBackend
 from netlab.topology.system import keep_owned_pods, with_system
 
 LOCK_WAIT = 30.0  # seconds for another netlab to finish with the lab
@@ -194,7 +194,8 @@ class Lab:
         self.folder.write_record(Record(self.topology, self.source))
         write_etc(self.folder.runtime, pod_files(self.topology, snapshot))
         zone = self.folder.runtime / "zone.json"
-        if not zone.exists():  # cluster DNS reads it when it starts; the control plane fills it
+        if self.topology.proxy is not Proxy.NONE and not zone.exists():  # the control plane fills it
+            zone.parent.mkdir(parents=True, exist_ok=True)
             zone_file.write(zone, zone_file.Cluster())
         return build(self.topology, snapshot)
 
@@ -302,7 +303,11 @@ class Lab:
         return [line for file in files if file.exists() for line in file.read_text(errors="replace").splitlines()]
 
     def __enter__(self) -> Lab:
-        self.up()
+        try:
+            self.up()
+        except BaseException:
+            self.down()
+            raise
         return self
 
     def __exit__(

@@ -17,6 +17,7 @@ from netlab.topology.model import (
     Netfilter,
     Node,
     Pod,
+    Proxy,
     Role,
     Router,
     Segment,
@@ -37,8 +38,12 @@ def topology(
     backend: Backend | None = None,
     dual_stack: bool = False,
     mtu: int = 1500,
+    proxy: Proxy = Proxy.NONE,
 ) -> Topology:
-    """Return a flat lab: `nodes` nodes n1, n2... on one segment, `pods` pods p-1, p-2... spread over them."""
+    """Return a flat lab: `nodes` nodes n1, n2... on one segment, `pods` pods p-1, p-2... spread over them.
+
+    Without Services unless a mode is given: they have tests of their own, and take their time to start.
+    """
     return Topology(
         name=name,
         cluster_cidrs=(V4, V6) if dual_stack else (V4,),
@@ -52,6 +57,7 @@ def topology(
         routers=(),
         nodes=tuple(Node(f"n{i + 1}", "underlay") for i in range(nodes)),
         pods=tuple(Pod(f"p-{i + 1}", f"n{i % nodes + 1}") for i in range(pods)),
+        proxy=proxy,
     )
 
 

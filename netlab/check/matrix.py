@@ -98,7 +98,7 @@ def pairs(topology: Topology, snapshot: Snapshot, limit: int = LIMIT) -> Selecti
     target at least once and every pair of nodes, as far as the limit goes (`netlab.check.sample`).
     """
     everybody = members(topology, snapshot)
-    targets = [everybody[pod.name] for pod in topology.pods]
+    targets = [everybody[pod.name] for pod in topology.own_pods]
     sources = targets + [everybody[node.name] for node in topology.cluster_nodes]
     total = _count(sources, targets)
     if total <= limit:

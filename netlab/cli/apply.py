@@ -37,25 +37,24 @@ def apply_command(lab: str | None, files: tuple[str, ...], dry_run: bool, wait: 
     without a command is netlab's echo server, which says who it is and which client it sees.
     """
     from netlab.manifest.against import check_against
+    from netlab.manifest.model import merge
 
-    found = [_load(file) for file in files]
+    found = merge([_load(file) for file in files])
     name = control_plane(lab)
     existing = _existing(name)
-    verdicts = [check_against(manifests, existing) for manifests in found]
-    for warning in (warning for verdict in verdicts for warning in verdict.warnings):
-        click.echo(f"{warning}", err=True)
-    if problems := [problem for verdict in verdicts for problem in verdict.problems]:
-        raise ManifestError(problems)
-    for manifests in found:
-        for line in manifests.ignored_lines():
-            click.echo(f"note: {line}", err=True)
+    verdict = check_against(found, existing)
+    for warning in verdict.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if verdict.problems:
+        raise ManifestError(verdict.problems)
+    for line in found.ignored_lines():
+        click.echo(f"note: {line}", err=True)
     if dry_run:
         return
     for line in ask(name, {"verb": "apply", **_values(found)})["outcomes"]:
         click.echo(line)
     if wait:
-        for declared in (declared for manifests in found for declared in manifests.workloads):
-            workload = declared.value
+        for workload in (declared.value for declared in found.workloads):
             kind = next(kind for kind, workloads in WORKLOADS.items() if workloads is workload.kind)
             key = {"kind": kind, "namespace": workload.namespace, "name": workload.name}
             await_rollout(name, key, Reference(kind, workload.name), 600.0)
@@ -67,12 +66,12 @@ def _load(file: str) -> Manifests:
     return load(file)
 
 
-def _values(found: list[Manifests]) -> dict[str, list[Any]]:
+def _values(found: Manifests) -> dict[str, list[Any]]:
     return {
-        "services": [to_json(one.value) for manifests in found for one in manifests.services],
-        "workloads": [to_json(one.value) for manifests in found for one in manifests.workloads],
-        "pods": [to_json(one.value) for manifests in found for one in manifests.pods],
-        "slices": [to_json(one.value) for manifests in found for one in manifests.slices],
+        "services": [to_json(one.value) for one in found.services],
+        "workloads": [to_json(one.value) for one in found.workloads],
+        "pods": [to_json(one.value) for one in found.pods],
+        "slices": [to_json(one.value) for one in found.slices],
     }
 
 

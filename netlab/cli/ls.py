@@ -37,6 +37,6 @@ def _row(name: str) -> dict[str, Any]:
         "lab": name,
         "backend": topology.backend.type,
         "nodes": len(topology.nodes),
-        "pods": len(topology.pods),
+        "pods": len(topology.own_pods),
         "file": lab.source,
     }

@@ -80,7 +80,9 @@ def _report(lab: Lab, outcome: Outcome, output: str) -> None:
     for refusal in outcome.plan.refusals:
         click.echo(f"left out: {refusal.what}: {refusal.why}", err=True)
     topology = lab.topology
-    size = f"{numbered(len(topology.nodes), 'node')}, {numbered(len(topology.pods), 'pod')}, {topology.backend.type}"
+    size = (
+        f"{numbered(len(topology.nodes), 'node')}, {numbered(len(topology.own_pods), 'pod')}, {topology.backend.type}"
+    )
     if not outcome.ops:
         click.echo(f"{lab.name}: nothing to do ({size})")
         return

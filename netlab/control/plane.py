@@ -37,9 +37,8 @@ from netlab.store.store import Snapshot
 from netlab.supervisor.spec import Files
 from netlab.topology.addresses import Address
 from netlab.topology.model import Node, Proxy, Topology
-from netlab.topology.pod import Pod
+from netlab.topology.pod import SYSTEM, Pod
 from netlab.topology.service import Service
-from netlab.topology.system import DNS_POD
 
 SETTLE = 10.0  # seconds that `netlab up` waits for cluster DNS at most
 
@@ -283,8 +282,7 @@ class Plane:
         await self.proxies.settled()
 
     def _has_dns(self) -> bool:
-        states = {state.pod.name: state for state in self.kubelet.pods()}
-        return DNS_POD not in states or states[DNS_POD].ready
+        return all(state.ready for state in self.kubelet.pods() if state.pod.owner == SYSTEM)
 
     async def next_turn(self, timeout: float, *, wake: bool = True) -> None:
         """Wait for one whole look at everything, at most so many seconds; `wake` asks for it now."""

@@ -17,7 +17,7 @@ from netlab.manifest.workload_schema import DaemonSet, Deployment, StatefulSet
 from netlab.topology.diagnose import FINDINGS_MAX
 from netlab.topology.findings import Finding, Loc, Suggester, listed, quote
 from netlab.topology.model import Role, Topology
-from netlab.topology.pod import Workload, WorkloadKind
+from netlab.topology.pod import Pod, Workload, WorkloadKind
 from netlab.topology.service import Service
 from netlab.topology.service_claims import Claim, claims, range_faults
 from netlab.topology.service_pods import Candidate, Candidates
@@ -50,12 +50,24 @@ class Verdict(NamedTuple):
 def check_against(manifests: Manifests, existing: ExistingObjects) -> Verdict:
     """Hold manifests against a lab."""
     problems = {
+        *_doubles(manifests),
         *_service_problems(manifests, existing),
         *_pod_name_problems(manifests, existing),
         *_node_problems(manifests, existing),
         *_immutable_problems(manifests, existing),
     }
     return Verdict(sorted(problems), sorted(set(islice(_warnings(manifests, existing), FINDINGS_MAX))))
+
+
+def _doubles(manifests: Manifests) -> Iterator[Problem]:
+    """Find objects that two files declare; `read` knows those of one."""
+    seen: dict[tuple[str, ...], Declared[Any]] = {}
+    everything: tuple[Declared[Any], ...] = (*manifests.services, *manifests.workloads, *manifests.slices)
+    for one in everything:
+        first = seen.setdefault((one.kind, *one.value.key), one)
+        if first is not one:
+            message = f"{one.kind} {one.value.namespace}/{one.value.name} is there already ({first.seen_from(one)})"
+            yield one.problem(Finding(("metadata", "name"), message, "keep one of the two"))
 
 
 def _service_problems(manifests: Manifests, existing: ExistingObjects) -> Iterator[Problem]:
@@ -79,7 +91,7 @@ def _service_problems(manifests: Manifests, existing: ExistingObjects) -> Iterat
             if asked.loc in told:
                 continue
             if first is not one:
-                message = f"{asked.claim} is taken by Service {_shown(first.value.key)} (line {first.line})"
+                message = f"{asked.claim} is taken by Service {_shown(first.value.key)} ({first.seen_from(one)})"
             elif holder is not None and holder != service.key:
                 message = f"{asked.claim} is taken by Service {_shown(holder)}"
             else:
@@ -113,12 +125,12 @@ def _pod_name_problems(manifests: Manifests, existing: ExistingObjects) -> Itera
         return
     names = set(existing.topology.members())
     pods = {pod.name: pod for pod in existing.topology.pods}
-    lines: dict[str, int] = {}
+    here: dict[str, Declared[Pod]] = {}
     for one in manifests.pods:
         pod, loc, present = one.value, ("metadata", "name"), pods.get(one.value.name)
-        first = lines.setdefault(pod.name, one.line)
-        if first != one.line:
-            yield one.problem(Finding(loc, f"{quote(pod.name)} is taken (line {first})", UNIQUE))
+        first = here.setdefault(pod.name, one)
+        if first is not one:
+            yield one.problem(Finding(loc, f"{quote(pod.name)} is taken ({first.seen_from(one)})", UNIQUE))
         elif present is not None and (present.owner, present.namespace) == (MANIFEST, pod.namespace):
             if replace(present, node=pod.node or present.node) != replace(pod, node=pod.node or present.node):
                 message = f"pod {pod.name} is there already, and pods cannot be changed"
@@ -128,7 +140,7 @@ def _pod_name_problems(manifests: Manifests, existing: ExistingObjects) -> Itera
             of = f" of {present.owner}" if present is not None and present.owner not in ("", MANIFEST) else ""
             yield one.problem(Finding(loc, f"{quote(pod.name)} is taken by {what}{of}", UNIQUE))
     made = {pod.name: pod.owner for pod in pods.values()}
-    stems = _by_stem({*names, *lines})
+    stems = _by_stem({*names, *here})
     for workload in manifests.workloads:
         if workload.value.kind is WorkloadKind.STATEFUL_SET:
             yield from _ordinal_problems(workload, stems, made)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from netlab.errors import Problem
 from netlab.topology.document import Document
@@ -35,6 +36,10 @@ class Declared(Generic[T]):
         """Return the line that it begins on, from 1."""
         mark = self.document.find(self.loc).origin.value
         return int(mark.line) + 1
+
+    def seen_from(self, other: Declared[Any]) -> str:
+        """Return where this is, for a message about another object: its line, with the file if that is another."""
+        return f"line {self.line}" if self.file == other.file else f"{self.file}:{self.line}"
 
     def problem(self, finding: Finding) -> Problem:
         """Return the problem of a field; its path is relative to the object."""
@@ -78,3 +83,14 @@ class Manifests:
         for kind, names in plain.items():
             lines.append(f"{kind}: ignored, since they do not touch the network: {listed(dict.fromkeys(names))}")
         return sorted(lines)
+
+
+def merge(files: Sequence[Manifests]) -> Manifests:
+    """Return what several files declare together, to be held against a lab as one."""
+    return Manifests(
+        services=tuple(one for file in files for one in file.services),
+        workloads=tuple(one for file in files for one in file.workloads),
+        pods=tuple(one for file in files for one in file.pods),
+        slices=tuple(one for file in files for one in file.slices),
+        ignored=tuple(sorted(one for file in files for one in file.ignored)),
+    )

@@ -16,13 +16,14 @@ from netlab.manifest.model import Declared, Manifests
 from netlab.manifest.values import value_of
 from netlab.manifest.workload_schema import KINDS, LIST, AnyObject
 from netlab.topology import diagnose
-from netlab.topology.document import Document, Value, read_all
+from netlab.topology.document import Document, Value, read_all, without_collection
 from netlab.topology.findings import Finding, Loc
 from netlab.topology.load import read_text
 from netlab.topology.pod import Pod, Workload
 from netlab.topology.service import EndpointSlice, Service
 
 SIZE_MAX = 32 * 2**20
+PROBLEMS_MAX = 1000  # after that many the rest is not looked at
 
 
 def load(path: str | Path) -> Manifests:
@@ -36,10 +37,11 @@ def load(path: str | Path) -> Manifests:
 
 def read(text: str, file: str = "<text>") -> Manifests:
     """Read manifests from text; `file` is what messages call it. Raises ManifestError."""
-    documents, unreadable = read_all(text, file)
     reader = _Reader()
-    for document in documents:
-        reader.read(document)
+    with without_collection():
+        documents, unreadable = read_all(text, file)
+        for document in documents:
+            reader.read(document)
     problems = {*reader.problems, *([unreadable] if unreadable is not None else [])}
     if not problems and not reader.declared and not reader.found:
         problems.add(Problem(file, 0, 0, "", "holds no object", "an object has apiVersion, kind, metadata and spec"))
@@ -72,6 +74,8 @@ class _Reader:
 
     def _part(self, document: Document, loc: Loc, value: Value) -> None:
         """Read an object, or those of a List."""
+        if len(self.problems) >= PROBLEMS_MAX:
+            return
         finding = words.unknown_object(value)
         if finding is not None:
             self._report(document, loc, finding)

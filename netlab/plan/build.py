@@ -45,7 +45,7 @@ from netlab.plan.underlay import (
 )
 from netlab.store.store import Snapshot
 from netlab.topology.model import Address, Network, Node, Pod, Proxy, Role, Router, Segment, Topology, UdpBackend
-from netlab.topology.system import OWNER
+from netlab.topology.pod import SYSTEM
 
 POD_INTERFACE = "eth0"
 
@@ -145,7 +145,7 @@ def _control_plane(topology: Topology, snapshot: Snapshot) -> Iterator[ControlPl
     """
     if topology.proxy is Proxy.NONE or not topology.cluster_nodes:
         return
-    pods = tuple(pod for pod in topology.pods if pod.owner in ("", OWNER))
+    pods = tuple(pod for pod in topology.pods if pod.owner in ("", SYSTEM))
     addresses = {pod.name: snapshot.pods.get(pod.name) for pod in pods}
     known = repr((replace(topology, pods=pods, checks=()), snapshot.leases, snapshot.machines, addresses))
     yield ControlPlane(names.short_hash(known, digits=16))

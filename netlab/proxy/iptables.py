@@ -101,7 +101,7 @@ class IptablesProxier:
 
     def _write(self) -> None:
         """Bring the kernel to what is wanted. A change that it refuses is written as a whole, at once."""
-        with self._retry:
+        with self._retry, tools.collecting_later():
             for version, rules in self._rules.items():
                 if rules.is_known and rules.is_pending:
                     self._write_change(version, rules)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -41,6 +42,9 @@ ALL_FLAGS = 0xFFFFFFFF
 SHOWN_FLAGS = Flag.PERSISTENT | Flag.SOURCE_HASH  # the kernel has more, of its own
 NETMASK = {4: b"\xff\xff\xff\xff", 6: struct.pack("=I", 128)}  # IPv6: a prefix length in the host's order
 FLAGS = struct.Struct("=II")  # flags, mask
+# Attributes that every request has, packed at once: length, kind, value, padding; addresses have room for 16 bytes.
+KEY = struct.Struct("=HHHxxHHHxxHH16sHH2sxx")
+PLACE = struct.Struct("=HH16sHH2sxx")
 
 
 class Load(NamedTuple):
@@ -78,7 +82,10 @@ class Servers:
 
     def take(self, steps: Sequence[Step]) -> None:
         """Carry out steps in order. Raises KernelError naming the first that the kernel refused."""
-        failures = self._socket.request([message(self._family, step) for step in steps])
+        try:
+            failures = self._socket.request([message(self._family, step) for step in steps])
+        except OSError as exc:  # ENOBUFS: more refusals than a socket holds
+            raise self._refusal(exc.errno, f"change virtual servers, from: {steps[0]}") from exc
         for failure in failures:
             raise self._refusal(failure.errno, str(steps[failure.position]), failure.reason)
 
@@ -132,21 +139,18 @@ def message(family: int, step: Step) -> Message:
         body = attribute(ATTR_SERVICE, _packed_key(step.virtual.key))
     if step.server:
         options = b"" if step.command is Command.DEL_DEST else _packed_weight(step.weight)
-        body += attribute(ATTR_DEST, _packed_place(DEST_ADDR, step.server.address, step.server.port) + options)
+        body += attribute(ATTR_DEST, _packed_place(step.server) + options)
     return Message(family, 0, GENL_HEADER.pack(step.command, FAMILY_VERSION) + body)
 
 
 def _packed_key(key: VirtualKey) -> bytes:
-    return (
-        attribute(SVC_AF, struct.pack("=H", AF[key.address.version]))
-        + attribute(SVC_PROTOCOL, struct.pack("=H", NUMBERS[key.protocol]))
-        + _packed_place(SVC_ADDR, key.address, key.port)
-    )
+    address, protocol, port = key
+    family, place = AF[address.version], (20, SVC_ADDR, address.packed, 6, SVC_PORT, port.to_bytes(2, "big"))
+    return KEY.pack(6, SVC_AF, family, 6, SVC_PROTOCOL, NUMBERS[protocol], *place)
 
 
-def _packed_place(kind: int, address: Address, port: int) -> bytes:
-    """Pack an address and the port behind it: in both structures its attribute has the next number."""
-    return attribute(kind, address.packed.ljust(16, b"\0")) + attribute(kind + 1, struct.pack("!H", port))
+def _packed_place(server: RealServer) -> bytes:
+    return PLACE.pack(20, DEST_ADDR, server.address.packed, 6, DEST_PORT, server.port.to_bytes(2, "big"))
 
 
 def _packed_options(step: Step) -> bytes:
@@ -159,6 +163,7 @@ def _packed_options(step: Step) -> bytes:
     )
 
 
+@cache
 def _packed_weight(weight: int) -> bytes:
     options = ((DEST_FWD_METHOD, MASQUERADE), (DEST_WEIGHT, weight), (DEST_U_THRESH, 0), (DEST_L_THRESH, 0))
     return b"".join(attribute_u32(kind, value) for kind, value in options)

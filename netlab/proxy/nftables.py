@@ -96,7 +96,7 @@ class NftablesProxier:
 
     def _write(self) -> None:
         """Bring the kernel to what is wanted. A change that it refuses is written as a whole, at once."""
-        with self._retry:
+        with self._retry, tools.collecting_later():
             for table in self._tables.values():
                 if table.is_known and table.is_pending:
                     self._write_change(table)

@@ -8,7 +8,7 @@ no endpoint keeps its destination and is refused in table filter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -21,11 +21,19 @@ from netlab.service.iptables_names import (
     PROXY_FIREWALL,
     SERVICES,
     Prefix,
-    endpoint_chain,
+    destination_chain,
     port_id,
 )
 from netlab.service.model import Endpoint, Policy, ProxyNode, ServicePort
 from netlab.topology.model import Address
+
+
+class _Destination(NamedTuple):
+    """An endpoint, as text."""
+
+    chain: str
+    address: str
+    place: str  # address and port
 
 
 class Chain(NamedTuple):
@@ -49,7 +57,7 @@ class PortRules:
     @cached_property
     def _view(self) -> _View:
         port, node = self.port, self.node
-        return _View(port, node, choose(port, node.name), port_id(port), self.comments)
+        return _View(port, node, choose(port, node.name), port_id(port), str(port), self.comments)
 
     @property
     def chains(self) -> tuple[Chain, ...]:
@@ -89,6 +97,9 @@ class PortRules:
     @cached_property
     def filter_text(self) -> str:
         """Its lines in table filter, for iptables-restore."""
+        port = self.port
+        if not (port.is_external or port.health_check_node_port) and self._view.choice.under(port.internal_policy):
+            return ""  # as of most ports
         chains = (
             (SERVICES, _filter_services),
             (EXTERNAL_SERVICES, _filter_external_services),
@@ -123,7 +134,7 @@ def render(port: ServicePort, node: ProxyNode, *, comments: bool = True) -> Port
     return PortRules(port, node, comments)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _View:
     """A port as one node sees it."""
 
@@ -131,6 +142,7 @@ class _View:
     node: ProxyNode
     choice: Choice
     id: str
+    name: str
     comments: bool
 
     @property
@@ -156,13 +168,17 @@ class _View:
         return self.chain(Prefix.LOCAL if policy is Policy.LOCAL else Prefix.CLUSTER)
 
     def comment(self, text: str) -> str:
-        return f'-m comment --comment "{self.port} {text}"'
+        return f'-m comment --comment "{self.name} {text}"'
+
+    @cached_property
+    def to_cluster_ip(self) -> str:
+        return f"{self.comment('cluster IP')} {self.match(self.port.cluster_ip)}"
 
     def match(self, address: Address) -> str:
         """Return what matches a packet to the port at one of its addresses."""
         return f"{self.layer4} -d {address} --dport {self.port.port}"
 
-    @property
+    @cached_property
     def layer4(self) -> str:
         protocol = self.port.protocol.lower()
         return f"-m {protocol} -p {protocol}"
@@ -175,7 +191,7 @@ def _nat_services(view: _View) -> Iterator[str]:
     port = view.port
     if view.choice.under(port.internal_policy):
         chain = view.policy_chain(port.internal_policy)
-        yield f"{view.comment('cluster IP')} {view.match(port.cluster_ip)} -j {chain}"
+        yield f"{view.to_cluster_ip} -j {chain}"
     if not view.choice.any:
         return
     external = view.chain(Prefix.EXTERNAL)
@@ -189,7 +205,7 @@ def _nat_services(view: _View) -> Iterator[str]:
 def _nat_node_ports(view: _View) -> Iterator[str]:
     if view.port.node_port and view.choice.any:  # source ranges do not hold here
         match = f"{view.layer4} --dport {view.port.node_port}"
-        yield f"-m comment --comment {view.port} {match} -j {view.chain(Prefix.EXTERNAL)}"
+        yield f"-m comment --comment {view.name} {match} -j {view.chain(Prefix.EXTERNAL)}"
 
 
 # --- table nat: the chains of this port alone ------------------------------------------------------------------------
@@ -200,14 +216,20 @@ def _chains(view: _View) -> Iterator[Chain]:
         yield Chain(view.chain(Prefix.EXTERNAL), tuple(_external(view)))
     if view.firewalled:
         yield Chain(view.chain(Prefix.FIREWALL), tuple(_firewall(view)))
-    destinations: dict[str, Endpoint] = {}
+    destinations: dict[str, _Destination] = {}
     for policy, used in ((Policy.CLUSTER, view.uses_cluster), (Policy.LOCAL, view.uses_local)):
         if used:
-            named = {endpoint_chain(view.port, endpoint): endpoint for endpoint in view.choice.under(policy)}
-            destinations |= named
-            yield Chain(view.policy_chain(policy), (*_masquerade(view, policy), *_balance(view, named)))
-    for name, endpoint in destinations.items():
-        yield Chain(name, tuple(_destination(view, name, endpoint)))
+            chosen = [_named(view, endpoint) for endpoint in view.choice.under(policy)]
+            destinations |= {end.chain: end for end in chosen}
+            yield Chain(view.policy_chain(policy), (*_masquerade(view, policy), *_balance(view, chosen)))
+    for end in destinations.values():
+        yield Chain(end.chain, tuple(_destination(view, end)))
+
+
+def _named(view: _View, endpoint: Endpoint) -> _Destination:
+    place = str(endpoint)
+    address = place.rpartition(":")[0].strip("[]")
+    return _Destination(destination_chain(view.name, view.port.protocol, place), address, place)
 
 
 def _firewall(view: _View) -> Iterator[str]:
@@ -220,12 +242,12 @@ def _firewall(view: _View) -> Iterator[str]:
             address
         ) in view.port.load_balancer_ips:  # the node's own packets have it as source where it is a local address
             yield f"{comment} -s {address} -j {external}"
-    yield f'-m comment --comment "other traffic to {view.port} will be dropped by {PROXY_FIREWALL}"'
+    yield f'-m comment --comment "other traffic to {view.name} will be dropped by {PROXY_FIREWALL}"'
 
 
 def _external(view: _View) -> Iterator[str]:
     cluster = view.chain(Prefix.CLUSTER)
-    destinations = f'for {view.port} external destinations"'
+    destinations = f'for {view.name} external destinations"'
     if view.port.external_policy is Policy.CLUSTER:
         yield f'-m comment --comment "masquerade traffic {destinations} -j {MARK_MASQ}'
     else:
@@ -242,33 +264,29 @@ def _masquerade(view: _View, policy: Policy) -> Iterator[str]:
     """Yield what marks packets to the cluster IP, in the chain that they go to."""
     if policy is not view.port.internal_policy:
         return
-    match = f"{view.comment('cluster IP')} {view.match(view.port.cluster_ip)}"
     if view.node.masquerade_all:
-        yield f"{match} -j {MARK_MASQ}"
+        yield f"{view.to_cluster_ip} -j {MARK_MASQ}"
     elif view.node.local is not None:
-        yield f"{match} ! -s {view.node.local} -j {MARK_MASQ}"
+        yield f"{view.to_cluster_ip} ! -s {view.node.local} -j {MARK_MASQ}"
 
 
-def _balance(view: _View, named: Mapping[str, Endpoint]) -> Iterator[str]:
+def _balance(view: _View, chosen: list[_Destination]) -> Iterator[str]:
     """Yield what chooses an endpoint: the client's last one, or else each with the same probability."""
+    comments = [f"{view.comment(f'-> {end.place}')} " if view.comments else "" for end in chosen]
     if view.port.affinity:
-        for name, endpoint in named.items():
-            recent = f"-m recent --name {name} --rcheck --seconds {view.port.affinity} --reap"
-            yield f"{_to_endpoint(view, endpoint)}{recent} -j {name}"
-    for left, (name, endpoint) in zip(range(len(named), 0, -1), named.items(), strict=True):
+        for comment, end in zip(comments, chosen, strict=True):
+            recent = f"-m recent --name {end.chain} --rcheck --seconds {view.port.affinity} --reap"
+            yield f"{comment}{recent} -j {end.chain}"
+    for left, comment, end in zip(range(len(chosen), 0, -1), comments, chosen, strict=True):
         chance = f"-m statistic --mode random --probability {1 / left:.10f} " if left > 1 else ""
-        yield f"{_to_endpoint(view, endpoint)}{chance}-j {name}"
+        yield f"{comment}{chance}-j {end.chain}"
 
 
-def _to_endpoint(view: _View, endpoint: Endpoint) -> str:
-    return f"{view.comment(f'-> {endpoint}')} " if view.comments else ""
-
-
-def _destination(view: _View, name: str, endpoint: Endpoint) -> Iterator[str]:
-    comment = f"-m comment --comment {view.port} " if view.comments else ""
-    recent = f"-m recent --name {name} --set " if view.port.affinity else ""
-    yield f"{comment}-s {endpoint.address} -j {MARK_MASQ}"  # it chose itself: the answer has to come back this way
-    yield f"{comment}{recent}{view.layer4} -j DNAT --to-destination {endpoint}"
+def _destination(view: _View, end: _Destination) -> Iterator[str]:
+    comment = f"-m comment --comment {view.name} " if view.comments else ""
+    recent = f"-m recent --name {end.chain} --set " if view.port.affinity else ""
+    yield f"{comment}-s {end.address} -j {MARK_MASQ}"  # it chose itself: the answer has to come back this way
+    yield f"{comment}{recent}{view.layer4} -j DNAT --to-destination {end.place}"
 
 
 # --- table filter: what was not translated in nat --------------------------------------------------------------------

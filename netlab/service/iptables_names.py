@@ -5,11 +5,11 @@ A port's id is a hash of its name and protocol, so a name stays the same for as 
 
 from __future__ import annotations
 
-from base64 import b32encode
+import string
 from enum import StrEnum
 from hashlib import sha256
 
-from netlab.service.model import Endpoint, ServicePort
+from netlab.service.model import Endpoint, Protocol, ServicePort
 
 SERVICES = "KUBE-SERVICES"
 NODE_PORTS = "KUBE-NODEPORTS"
@@ -44,8 +44,20 @@ def port_id(port: ServicePort) -> str:
 
 def endpoint_chain(port: ServicePort, endpoint: Endpoint) -> str:
     """Return the name of the chain that sends a port's packets to an endpoint."""
-    return Prefix.ENDPOINT + _hashed(f"{port}{port.protocol.lower()}{endpoint}")
+    return destination_chain(str(port), port.protocol, str(endpoint))
+
+
+def destination_chain(port: str, protocol: Protocol, endpoint: str) -> str:
+    """Return the same for what is text already: many thousands are made at once."""
+    return f"{Prefix.ENDPOINT}{_hashed(f'{port}{protocol.lower()}{endpoint}')}"
 
 
 def _hashed(key: str) -> str:
-    return b32encode(sha256(key.encode()).digest()[:10]).decode()  # 10 bytes are 16 characters
+    """Return 16 characters of base32 (RFC 4648): 80 bits of the hash, ten at a time."""
+    number = int.from_bytes(sha256(key.encode()).digest()[:10], "big")
+    return "".join([_TWO[number >> shift & 1023] for shift in _SHIFTS])
+
+
+_LETTERS = string.ascii_uppercase + "234567"
+_TWO = [first + second for first in _LETTERS for second in _LETTERS]
+_SHIFTS = range(70, -1, -10)

@@ -9,8 +9,10 @@ A mapping's key is always text here: `1: x` and `"1": x` are one key, whatever Y
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -142,6 +144,18 @@ def read_all(text: str, file: str) -> tuple[list[Document], Problem | None]:
     except Unreadable as exc:
         return folder.documents, exc.problem
     return folder.documents, None
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Put the cycle collector off while a file's values are made: it would look through them all again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _fold(text: str, folder: _Folder) -> None:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from netlab import names
 from netlab.errors import Problem, TopologyError, UsageError
-from netlab.topology.document import Document, Unreadable, read
+from netlab.topology.document import Document, Unreadable, read, without_collection
 from netlab.topology.draft import expand
 from netlab.topology.findings import find_similar, quote, suggest
 from netlab.topology.model import ForwarderKind, Topology, UdpBackend
@@ -55,6 +55,13 @@ def load_text(
     if name is not None and (not names.LABEL.match(name) or len(name) > names.LABEL_MAX):
         hint = f"lower-case letters, digits and '-' within, at most {names.LABEL_MAX} of them"
         raise UsageError(f"{quote(name)} cannot be the name of a lab", hint)
+    with without_collection():
+        topology = _topology(text, file, backend=backend, name=name)
+    return topology if forwarder is None else _with_forwarder(topology, forwarder)
+
+
+def _topology(text: str, file: str, *, backend: str | None, name: str | None) -> Topology:
+    """Make a topology of a text. Raises TopologyError."""
     try:
         document = read(text, file)
     except Unreadable as exc:
@@ -67,8 +74,7 @@ def load_text(
     problems = {*document.problems, *(document.problem(finding) for finding in findings)}
     if problems:
         raise TopologyError(sorted(problems))
-    topology = draft.topology()
-    return topology if forwarder is None else _with_forwarder(topology, forwarder)
+    return draft.topology()
 
 
 def _with_forwarder(topology: Topology, forwarder: str) -> Topology:

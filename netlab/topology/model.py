@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from netlab.topology.addresses import Address, Network
-from netlab.topology.pod import Container, ContainerPort, EnvVar, HostAlias, HttpGet, Pod, Probe
+from netlab.topology.pod import SYSTEM, Container, ContainerPort, EnvVar, HostAlias, HttpGet, Pod, Probe
 from netlab.topology.service import EndpointSlice, Service
 
 __all__ = [  # the parts that have modules of their own
@@ -207,6 +207,11 @@ class Topology:
     def find_pod(self, name: str) -> Pod | None:
         """Return the pod of that name."""
         return next((pod for pod in self.pods if pod.name == name), None)
+
+    @property
+    def own_pods(self) -> tuple[Pod, ...]:
+        """Return the pods that somebody asked for: not those that every cluster has."""
+        return tuple(pod for pod in self.pods if pod.owner != SYSTEM)
 
     def find_node(self, name: str) -> Node | None:
         """Return the node of that name."""

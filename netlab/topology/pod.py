@@ -11,6 +11,8 @@ from enum import StrEnum
 from netlab.topology.addresses import Address
 from netlab.topology.service import DEFAULT_NAMESPACE, Labels, Protocol
 
+SYSTEM = "system"  # the owner of pods that every cluster has
+
 
 @dataclass(frozen=True, slots=True)
 class EnvVar:

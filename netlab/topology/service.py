@@ -1,4 +1,4 @@
-"""Services as their owner declares them: Kubernetes' v1 Service and discovery.k8s.io/v1 EndpointSlice, as frozen values.
+"""Services as their owner declares them: Kubernetes' v1 Service and EndpointSlice, as frozen values.
 
 What the cluster adds (addresses and node ports that nobody chose, endpoints) is not in here: see `controllers`.
 """

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, count
 
 from netlab.topology.addresses import Address, Network
 from netlab.topology.model import Proxy, Topology
-from netlab.topology.pod import Container, ContainerPort, Pod
+from netlab.topology.pod import SYSTEM, Container, ContainerPort, Pod
 from netlab.topology.service import DEFAULT_NAMESPACE, Port, Protocol, Service
 
 NAMESPACE = "kube-system"
-OWNER = "system"
 DNS_POD = "coredns"
 DNS_LABELS = (("k8s-app", "kube-dns"),)
 API_SERVER, DNS_SERVER = 1, 10  # which addresses of serviceCIDR they have (facts.md 7.3)
@@ -20,11 +20,17 @@ SERVICES = {(DEFAULT_NAMESPACE, "kubernetes"): API_SERVER, (NAMESPACE, "kube-dns
 def with_system(topology: Topology) -> Topology:
     """Return the topology with what every cluster has; as it is where it wants no Services."""
     nodes = topology.cluster_nodes
-    if topology.proxy is Proxy.NONE or not nodes or topology.find_pod(DNS_POD):
+    if topology.proxy is Proxy.NONE or not nodes or any(pod.owner == SYSTEM for pod in topology.pods):
         return topology
     ours = tuple(service for service in services(topology.service_cidrs) if not _has(topology, service))
-    pod = dns_pod(nodes[0].name)
+    pod = dns_pod(_free_name(topology), nodes[0].name)
     return replace(topology, pods=(*topology.pods, pod), services=(*ours, *topology.services))
+
+
+def _free_name(topology: Topology) -> str:
+    taken = set(topology.members())
+    names = (f"{DNS_POD}-{number}" for number in count(1))
+    return next(name for name in chain((DNS_POD,), names) if name not in taken)
 
 
 def _has(topology: Topology, service: Service) -> bool:
@@ -36,14 +42,14 @@ def dns_addresses(service_cidrs: tuple[Network, ...]) -> tuple[Address, ...]:
     return tuple(cidr[DNS_SERVER] for cidr in service_cidrs)
 
 
-def dns_pod(node: str) -> Pod:
+def dns_pod(name: str, node: str) -> Pod:
     """Return the pod that answers, on a node."""
     ports = (
         ContainerPort(53, "dns", Protocol.UDP),
         ContainerPort(53, "dns-tcp", Protocol.TCP),
     )
     server = Container(DNS_POD, ("netlab-dns", "$(NETLAB_RUNTIME)/zone.json"), ports=ports)
-    return Pod(DNS_POD, node, DNS_LABELS, (server,), namespace=NAMESPACE, owner=OWNER)
+    return Pod(name, node, DNS_LABELS, (server,), namespace=NAMESPACE, owner=SYSTEM)
 
 
 def services(service_cidrs: tuple[Network, ...]) -> tuple[Service, ...]:
@@ -78,6 +84,6 @@ def keep_owned_pods(topology: Topology, running: Topology) -> Topology:
     """
     nodes = {node.name for node in topology.cluster_nodes}
     named = {pod.name for pod in topology.pods}
-    owned = (pod for pod in running.pods if pod.owner not in ("", OWNER))
+    owned = (pod for pod in running.pods if pod.owner not in ("", SYSTEM))
     kept = tuple(pod for pod in owned if pod.node in nodes and pod.name not in named)
     return replace(topology, pods=(*topology.pods, *kept)) if kept else topology

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from tests.bench import cli, datapath, dns, path, scale, up, vm
+from tests.bench import cli, datapath, dns, path, scale, services, up, vm
 from tests.bench.contenders import CONTENDERS
 from tests.bench.measure import BenchError
 from tests.bench.overlays import BACKENDS
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         ("datapath", datapath),
         ("dns", dns),
         ("vm", vm),
+        ("services", services),
     ):
         command = commands.add_parser(name, help=str(module.__doc__).partition(": ")[2].partition("\n")[0])
         command.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
@@ -56,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     ups.add_argument("--json", dest="json_file", metavar="FILE", help="keep every sample in a file")
     commands.choices["path"].add_argument("--seconds", type=int, default=3, help="of one iperf3 run (default 3)")
     commands.choices["dns"].add_argument("--seconds", type=int, default=2, help="of one server's turn (default 2)")
+    of_services = commands.choices["services"]
+    of_services.add_argument("-n", dest="sizes", type=_sizes, default=services.SIZES, help="services: 1000,5000,10000")
+    kinds = services.VARIANTS
+    of_services.add_argument("--variants", type=_some_of(kinds), default=kinds, help=f"of {','.join(kinds)}")
     _add_datapath(commands.choices["datapath"])
     return parser
 
@@ -92,6 +97,8 @@ def main() -> None:
                 dns.main(**options)
             case "vm":
                 vm.main(**options)
+            case "services":
+                services.main(**options)
     except BenchError as exc:
         sys.exit(f"bench: {exc}")
     except KeyboardInterrupt:  # what is in a sandbox ends with it

@@ -36,15 +36,12 @@ def wired() -> Iterator[None]:
             run(name, "ip", "link", "set", "lo", "up")
             run(name, "ip", "link", "set", "eth0", "up")
             run(name, "ip", "route", "add", "default", "via", GATEWAY[name])
-        netns.call(NAME, _forward)
+        run(NAME, "ip", "route", "add", "default", "via", ADDRESS[CLIENT])  # where what is not translated is lost
+        for setting in ("ip_forward=1", "icmp_ratelimit=0"):
+            run(NAME, "sysctl", "-w", f"net.ipv4.{setting}")
         for name in (POD1, POD2):
             stack.enter_context(_serving(name))
         yield
-
-
-def _forward() -> None:
-    with open("/proc/sys/net/ipv4/ip_forward", "w") as file:
-        file.write("1")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.root
 
 FILE = """\
 name: cli
+proxy: none
 backend: vxlan
 nodes: 2
 pods: 2

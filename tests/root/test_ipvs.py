@@ -36,6 +36,8 @@ def proxier(name: str = NAME, options: Options | None = None) -> IpvsProxier:
 @pytest.fixture
 def node() -> Iterator[IpvsProxier]:
     with nodes(NAME, FRESH), closing(proxier()) as found:
+        for name in (NAME, FRESH):
+            run(name, "ip", "link", "set", "lo", "up")  # a node without any address may have no real server
         yield found
 
 

@@ -57,7 +57,7 @@ def _wire() -> None:
             *("link set lo up", "link set eth0 up"),
             *(f"address add {address}/24 dev eth0" for address in CLIENTS),
             "address add fd01::1/64 dev eth0 nodad",
-            *("route add default via 172.18.0.2", "-6 route add default via fd01::2"),
+            *("route add default via 172.18.0.2", "route add default via fd01::2"),
         ],
     }
     for number, (pod, addresses) in enumerate(PODS.items()):
@@ -65,14 +65,10 @@ def _wire() -> None:
         lines[HOST] += [f"link add {device} type veth peer name eth0 netns {pod}", f"link set {device} up"]
         lines[pod] = ["link set lo up", "link set eth0 up"]
         for address, gateway in zip(addresses, GATEWAYS, strict=True):
-            six, bits = ("-6 ", 128) if ":" in address else ("", 32)
-            nodad = " nodad" if six else ""
-            lines[HOST] += [
-                f"address add {gateway}/{bits} dev {device}{nodad}",
-                f"{six}route add {address} dev {device}",
-            ]
-            lines[pod] += [f"address add {address}/{bits} dev eth0{nodad}", f"{six}route add {gateway} dev eth0"]
-            lines[pod] += [f"{six}route add default via {gateway} dev eth0"]
+            host = "128 dev {} nodad" if ":" in address else "32 dev {}"
+            lines[HOST] += [f"address add {gateway}/{host.format(device)}", f"route add {address} dev {device}"]
+            lines[pod] += [f"address add {address}/{host.format('eth0')}", f"route add {gateway} dev eth0"]
+            lines[pod] += [f"route add default via {gateway} dev eth0"]
     for name, commands in lines.items():
         run(name, "ip", "-batch", "-", text="\n".join(commands) + "\n")
 

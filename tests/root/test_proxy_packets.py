@@ -34,6 +34,12 @@ def node(request: pytest.FixtureRequest) -> Iterator[Proxier]:
         one.close()
 
 
+@pytest.fixture
+def variant(request: pytest.FixtureRequest) -> str:
+    found: str = request.node.callspec.params["node"]
+    return found
+
+
 @pytest.fixture(autouse=True)
 def no_services(node: Proxier) -> Iterator[None]:
     yield
@@ -72,30 +78,36 @@ def test_the_node_itself(node: Proxier) -> None:
     assert ask(NAME, ADDRESS[NAME], 30080) == masqueraded(POD2)
 
 
-def test_node_ports_on_localhost_are_of_iptables(node: Proxier, request: pytest.FixtureRequest) -> None:
+def test_node_ports_on_localhost_are_of_iptables(node: Proxier, variant: str) -> None:
     have(node, replace(OUTSIDE, endpoints=(TWO,)))
-    wanted = "refused" if request.node.callspec.params["node"] == "nftables" else masqueraded(POD2)
+    wanted = "refused" if variant == "nftables" else masqueraded(POD2)
     assert ask(NAME, "127.0.0.1", 30080) == wanted
 
 
 @pytest.mark.parametrize("to", [(VIP, 80), (ADDRESS[NAME], 30080), (BALANCER, 80)])
 @pytest.mark.parametrize("source", [CLIENT, POD1, NAME])
-def test_without_endpoints_it_is_refused(node: Proxier, source: str, to: tuple[str, int]) -> None:
+def test_without_endpoints_it_is_refused(node: Proxier, variant: str, source: str, to: tuple[str, int]) -> None:
+    """But for the node itself in mode iptables: OUTPUT does not lead to KUBE-EXTERNAL-SERVICES (facts.md 3.2)."""
     have(node, replace(OUTSIDE, endpoints=()))
-    assert ask(source, *to) == "refused"
+    unseen = source == NAME and to[0] == BALANCER and variant != "nftables"
+    assert ask(source, *to) == ("lost" if unseen else "refused")
     have(node, replace(OUTSIDE, endpoints=(TWO,)))
     assert ask(source, *to).split()[0] == POD2
 
 
 @pytest.mark.parametrize("to", [(ADDRESS[NAME], 30080), (BALANCER, 80)])
-def test_local_policy_keeps_the_clients_address_and_drops_elsewhere(node: Proxier, to: tuple[str, int]) -> None:
+def test_local_policy_keeps_the_clients_address_and_drops_elsewhere(
+    node: Proxier, variant: str, to: tuple[str, int]
+) -> None:
+    """The node itself, too, in mode nftables: filter-output comes before its nat (facts.md 5.2, version 1.33)."""
     local = replace(OUTSIDE, external_policy=Policy.LOCAL)
     have(node, replace(local, endpoints=(ONE, *on(TWO))))
     assert {ask(CLIENT, *to) for _ in range(8)} == {f"{POD1} {ADDRESS[CLIENT]}"}
     have(node, replace(local, endpoints=on(TWO)))
     assert ask(CLIENT, *to) == "lost"
     assert ask(POD1, *to) == f"{POD2} {ADDRESS[POD1]}"
-    assert ask(NAME, *to) == masqueraded(POD2)
+    unseen = to[0] == BALANCER and variant == "nftables"
+    assert ask(NAME, *to) == ("lost" if unseen else masqueraded(POD2))
     assert ask(CLIENT, VIP, 80) == masqueraded(POD2)
 
 
@@ -148,9 +160,9 @@ def test_a_udp_flow_that_began_before_the_service(node: Proxier) -> None:
         assert ask_udp(client, "10.96.0.10", 53) == "lost"
 
 
-def test_the_wrong_port_and_an_address_of_nobody(node: Proxier, request: pytest.FixtureRequest) -> None:
+def test_the_wrong_port_and_an_address_of_nobody(node: Proxier, variant: str) -> None:
     have(node, BASE)
-    is_nftables = request.node.callspec.params["node"] == "nftables"
+    is_nftables = variant == "nftables"
     run(NAME, "ip", "route", "replace", "10.96.0.0/16", "via", ADDRESS[POD1])  # or else the node says unreachable
     run(POD1, "ip", "addr", "replace", "10.96.0.99/32", "dev", "lo")
     assert ask(CLIENT, VIP, 81) == ("refused" if is_nftables else "lost")

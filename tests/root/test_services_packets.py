@@ -1,7 +1,7 @@
 """Who answers a packet to a Service, and which client it sees: one table for every mode of kube-proxy.
 
-Three nodes; web-1 on n1 and web-2 on n2 serve, n3 has no endpoint; ext1 is outside. Where a packet is masqueraded it has
-the address of the interface that its node sends it out of: cni0's to a pod of the node itself, else flannel.1's
+Three nodes; web-1 on n1 and web-2 on n2 serve, n3 has no endpoint; ext1 is outside. Where a packet is masqueraded it
+has the address of the interface that its node sends it out of: cni0's to a pod of the node itself, else flannel.1's
 (facts.md 3.7, 11.2 and 11.6).
 """
 

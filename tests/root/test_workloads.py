@@ -90,10 +90,12 @@ def test_a_rolling_update_loses_no_connection(lab: ServiceLab) -> None:
         assert lab.apply(updated) == ["deployment/web configured"]
         rolled_out(lab, updated)
     after = pods_of(lab, updated)
-    assert len(after) == 3 and not set(before) & set(after)
+    assert len(after) == 3
+    assert not set(before) & set(after)
     assert {name for name in client.answers if name not in {*before, *after}} == set()
     assert client.answers.total() > 100
-    assert set(client.answers) & set(before) and set(client.answers) & set(after)
+    assert set(client.answers) & set(before)
+    assert set(client.answers) & set(after)
 
 
 def test_scaling_makes_and_ends_pods(lab: ServiceLab) -> None:

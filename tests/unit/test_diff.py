@@ -113,6 +113,6 @@ def test_half_a_cable_is_replaced(end: tuple[str, str]) -> None:
 
 def test_many_operations_are_counted_and_few_are_listed() -> None:
     assert summarize(diff({}, PLAN)) == [
-        "make: 10 namespaces, 6 FDB entries, 3 VXLAN devices, 15 addresses, 4 bridges, 9 cables, 1 control plane, 10 loopbacks, "
+        "make: 10 namespaces, 6 FDB entries, 3 VXLAN devices, 15 addresses, 4 bridges, 9 cables, 10 loopbacks, "
         "6 neighbors, 18 routes, 6 rulesets, 16 settings"
     ]

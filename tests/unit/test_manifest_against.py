@@ -9,6 +9,7 @@ import pytest
 
 from netlab.controllers.allocate import Allocation
 from netlab.manifest.against import ExistingObjects, check_against
+from netlab.manifest.model import merge
 from netlab.manifest.read import read
 from netlab.topology.load import load_text
 from netlab.topology.model import Topology
@@ -189,3 +190,20 @@ def test_service_may_select_what_comes_with_it_or_was_applied() -> None:
     assert warnings(selects)
     assert not warnings(selects + "---\n" + stateful_set(0))
     assert not warnings(selects, replace(EXISTING, workloads=(SET,)))
+
+
+def test_pods_of_a_template_that_is_replaced_do_not_count() -> None:
+    existing = replace(
+        with_pods(Pod("set-0", "n1", labels=(("a", "b"), ("v", "1")), owner=SET.owner)), workloads=(SET,)
+    )
+    selects = service("selector: {v: '1'}, ports: [{port: 80}]")
+    assert warnings(selects + "---\n" + stateful_set(1), existing)
+
+
+def test_several_files_are_one() -> None:
+    first = read(service("selector: {a: b}, clusterIP: 10.96.0.50, ports: [{port: 80}]"), "a.yaml")
+    assert check_against(merge([first, read(stateful_set(1), "b.yaml")]), EXISTING) == ([], [])
+    found, _ = check_against(merge([first, read(service("ports: [{port: 80}]"), "b.yaml")]), EXISTING)
+    assert [str(problem).partition("\n")[0] for problem in found] == [
+        "b.yaml:3:18: metadata.name: Service default/new is there already (a.yaml:1)"
+    ]

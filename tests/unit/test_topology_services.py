@@ -6,11 +6,13 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from netlab.controllers.allocate import ip_families
 from netlab.errors import TopologyError
 from netlab.topology.load import load_text
 from netlab.topology.model import Proxy
 from netlab.topology.pod import Container, ContainerPort, EnvVar, HttpGet, Probe
-from netlab.topology.service import Policy, Port, Protocol, Service, ServiceType
+from netlab.topology.service import Labels, Policy, Port, Protocol, Service, ServiceType
+from netlab.topology.service_claims import service_families
 
 
 def services(text: str) -> tuple[Service, ...]:
@@ -115,6 +117,18 @@ def test_two_addresses_need_a_policy() -> None:
     ]
 
 
+@pytest.mark.parametrize("dual_stack", [False, True])
+@pytest.mark.parametrize("headless", [False, True])
+@pytest.mark.parametrize("selector", [None, (("a", "b"),)])
+@pytest.mark.parametrize("asked", [(), (6,), (6, 4)])
+@pytest.mark.parametrize("cluster", [(4,), (4, 6)])
+def test_rules_and_allocation_agree_on_ip_versions(
+    cluster: tuple[int, ...], asked: tuple[int, ...], selector: Labels | None, headless: bool, dual_stack: bool
+) -> None:
+    service = Service("a", headless=headless, selector=selector, ip_families=asked, dual_stack=dual_stack)
+    assert service_families(service, cluster) == ip_families(service, cluster)
+
+
 def test_proxy_and_load_balancer_range() -> None:
     topology = load_text("nodes: [{name: n1, proxy: ipvs}, n2]\nproxy: nftables\nloadBalancerCIDR: 198.51.100.0/24")
     assert topology.proxy is Proxy.NFTABLES
@@ -147,6 +161,11 @@ def test_service_with_its_pods_is_taken(containers: str, service: str) -> None:
     load_text(PODS % containers + f"services: [{{name: a, selector: {{app: web}}, {service}}}]")
 
 
+def test_clusters_own_service_may_be_written_down() -> None:
+    fields = "namespace: kube-system, selector: {k8s-app: kube-dns}, clusterIP: 10.96.0.10, ports: [53]"
+    assert services(f"services: [{{name: kube-dns, {fields}}}]")  # its pod comes with the lab
+
+
 @pytest.mark.parametrize(
     ("service", "path"),
     [
@@ -154,10 +173,12 @@ def test_service_with_its_pods_is_taken(containers: str, service: str) -> None:
         ("ports: [{port: 80, protocol: UDP}]", "ports[0].port"),
         ("ports: [{port: 80, targetPort: http}]", "ports[0].targetPort"),
         ("namespace: other, ports: [80]", "selector"),
+        ("ports: [{port: 80, protocol: UDP, targetPort: web}]", "ports[0].targetPort"),
     ],
 )
 def test_service_without_its_pods_is_refused(service: str, path: str) -> None:
-    text = PODS % "{name: c, ports: [80]}" + f"services: [{{name: a, selector: {{app: web}}, {service}}}]"
+    text = PODS % "{name: c, ports: [{name: web, containerPort: 80}]}"
+    text += f"services: [{{name: a, selector: {{app: web}}, {service}}}]"
     assert [problem.partition(": ")[0] for problem in problems(text)] == [f"services[0].{path}"]
 
 
