@@ -52,6 +52,11 @@ def drift(lab: Lab) -> list[str]:
     return [str(line) for line in differences(lab.status().drift)]
 
 
+def log(lab: Lab, node: str = "n1") -> list[str]:
+    """Return what a forwarder has written, but for what this kernel lacks."""
+    return [line for line in lab.log_lines(node, "forwarder") if "goes on without eBPF" not in line]
+
+
 def kill(lab: Lab, node: str = "n1") -> None:
     """Kill a forwarder and wait until it has been started again, or waits for that."""
     before = forwarder(lab, node)

@@ -41,7 +41,7 @@ def works(file: Path) -> None:
         outcome = lab.up()
         assert outcome.ops
         assert lab.up().ops == ()
-        report = lab.check(limit=2000, wait=5.0)
+        report = lab.check(limit=2000, wait=60.0)  # an emulated machine needs 10 s for one round of hundred-nodes
         assert report.ok, report.failures
         assert all(process.pid for process in lab.processes())
     finally:

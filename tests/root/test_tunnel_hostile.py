@@ -20,7 +20,7 @@ from netlab.lab import Lab
 from netlab.topology.model import ForwarderKind, UdpBackend
 from netlab.tunnel.packet import Drop, internet_checksum
 from tests.labs import topology
-from tests.root.forwarders import KINDS, pid_of, pings
+from tests.root.forwarders import KINDS, log, pid_of, pings
 from tests.root.journeys import IN, address, run
 from tests.root.sniff import Taps
 from tests.root.tunnel_traffic import SO_NO_CHECK, UDP_SEGMENT, pods, transfer
@@ -117,7 +117,7 @@ def test_a_flood_of_refused_datagrams_is_counted_and_hardly_logged(lab: Lab) -> 
         for sent in range(STEP, FLOOD + 1, STEP):
             sender.send(*[spoofed] * STEP, checksum=sent % (2 * STEP) == 0)
             until(lambda sent=sent: dropped(lab).get("foreign-source") == sent)  # type: ignore[misc]
-    lines = lab.log_lines("n1", "forwarder")
+    lines = log(lab)
     assert lines[0] == f"refused a datagram from {address(lab, 'n2')}: foreign-source"
     assert len(lines) < 12
     assert pings(lab)
@@ -151,7 +151,7 @@ def fuzz(lab: Lab, throw: Callable[[int], None]) -> None:
     sizes.append(Size.of(pid))
     assert sizes[-1].memory - sizes[1].memory < GROWTH, sizes
     assert {size.descriptors for size in sizes} == {sizes[0].descriptors}
-    assert [line for line in lab.log_lines("n1", "forwarder") if not line.startswith("refused")] == []
+    assert [line for line in log(lab) if not line.startswith("refused")] == []
     assert pid_of(lab) == pid
     until(lambda: pings(lab), 60)
     transfer(*pods(lab), 1 << 20)
