@@ -24,6 +24,7 @@ LABEL_MAX = 63  # RFC 1123
 LAB_MAX = 63
 
 LINK_GROUP = 0x6E6C  # "nl": marks the interfaces that netlab made (`ip link show group 28268`)
+BALANCER_PROTOCOL = 111  # marks routes that the control plane made, which come and go by themselves
 ROUTE_PROTOCOL = 110  # marks the routes that netlab made (`ip route show proto 110`); facts.md 11.4 lists those taken
 
 

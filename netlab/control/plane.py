@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from netlab import names
+from netlab.control.balancer import Balancer, wanted_routes
 from netlab.control.health import HealthChecks
 from netlab.control.kubelet import Kubelet
 from netlab.control.objects import Journal
@@ -38,7 +39,7 @@ from netlab.supervisor.spec import Files
 from netlab.topology.addresses import Address
 from netlab.topology.model import Node, Proxy, Topology
 from netlab.topology.pod import SYSTEM, Pod
-from netlab.topology.service import Service
+from netlab.topology.service import Policy, Service
 
 SETTLE = 10.0  # seconds that `netlab up` waits for cluster DNS at most
 
@@ -62,6 +63,8 @@ class Plane:
         self.proxies = Proxies(say)
         self._zone = Zone(self.folder.runtime / "zone.json")
         self._health = HealthChecks(lab, lambda node: node in self.proxies.failures(), say)
+        self._balancer = Balancer(lab, say)
+        self._uses: dict[Key, list[tuple[Address, frozenset[str] | None]]] = {}
         self._services: dict[Key, Service] = {}
         self._ports: dict[Key, dict[PortKey, ServicePort]] = {}
         self._dirty: set[Key] = set()
@@ -87,6 +90,7 @@ class Plane:
         self._take_pods()
         await self.proxies.want(self._targets())
         self._health.want([node.name for node in self.topology.cluster_nodes])
+        self._balance()
         self.wake()
 
     def _read(self) -> tuple[Topology, Snapshot]:
@@ -231,8 +235,26 @@ class Plane:
         if changes:
             self.proxies.change(changes)
         for key in dirty:
+            self._uses.pop(key, None)
+            if self.allocation(key).load_balancer_ips:
+                self._uses[key] = self._balanced(key)
+        if dirty:
+            self._balance()
+        for key in dirty:
             self._health.publish(key, self.allocation(key).health_check_node_port, self.backends(key))
         self._zone.publish(dirty, self._services, self._dns_record, (state.pod.namespace for state in pods))
+
+    def _balance(self) -> None:
+        """Have load balancer addresses lead to the nodes that take packets for them."""
+        nodes = frozenset(node.name for node in self.topology.cluster_nodes)
+        uses = {address: nodes if takes is None else takes for found in self._uses.values() for address, takes in found}
+        self._balancer.want(wanted_routes(self.topology, self.snapshot, uses))
+
+    def _balanced(self, key: Key) -> list[tuple[Address, frozenset[str] | None]]:
+        """Return a Service's load balancer addresses, each with the nodes that take packets for it, None for any."""
+        is_local = self._services[key].external_policy is Policy.LOCAL
+        ready = frozenset(each.endpoint.node for each in self.backends(key) if each.endpoint.ready)
+        return [(address, ready if is_local else None) for address in self.allocation(key).load_balancer_ips]
 
     def _port_changes(self, key: Key) -> dict[PortKey, ServicePort | None]:
         """Return which ports of a Service are others than before."""
@@ -298,5 +320,6 @@ class Plane:
         self.kubelet.close()
         self.changes.close()
         self._health.close()
+        self._balancer.close()
         self.journal.close()
         await self.proxies.stop()

@@ -133,6 +133,9 @@ def _vxlan_object(
     )
 
 
+NOT_OBSERVED = (RTPROT_KERNEL, RTPROT_REDIRECT, RTPROT_RA, names.BALANCER_PROTOCOL)
+
+
 def loopback_object(raw: RawLink) -> Loopback:
     """Turn a dumped `lo` into its object."""
     return Loopback(up=raw.up)
@@ -151,7 +154,7 @@ def address_object(buffer: bytes, start: int, end: int, names_by_index: Mapping[
 def route_object(buffer: bytes, start: int, end: int, names_by_index: Mapping[int, str]) -> tuple[Route, bool] | None:
     """Read one route of the main table and whether netlab made it; None for those that the kernel makes by itself."""
     family, length, _, _, table, protocol, _, kind, flags = RTMSG.unpack_from(buffer, start)
-    if protocol in (RTPROT_KERNEL, RTPROT_REDIRECT, RTPROT_RA) or table != RT_TABLE_MAIN:
+    if protocol in NOT_OBSERVED or table != RT_TABLE_MAIN:
         return None
     found = attributes(buffer, start + 12, end)
     dst = ip_network((found.get(RTA_DST, bytes(4 if family == AF_INET else 16)), length))

@@ -19,6 +19,8 @@ from netlab.plan.objects import LINKS, Netns, Object, OtherLink, Route, Vxlan
 TIMEOUT = 15.0  # seconds for what the kernel does in the background
 SLOW_END = 0.05  # seconds that one namespace may need to end; an emulated machine needs 0.02 for each
 KERNEL_MADE = {"tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0"}
+PROXY_DEVICE = "kube-ipvs0"  # the control plane's, with the addresses of all Services in mode ipvs
+NOT_REPORTED = KERNEL_MADE | {PROXY_DEVICE}
 SLOW_CARRIER = 0.02  # seconds for one cable: two interfaces of the hundred a second of a busy kernel before 6.8
 ANSWERS_AT_ONCE = 32  # of some 4 KiB each, in a receive buffer of 208 KiB (net.core.rmem_default)
 
@@ -46,10 +48,12 @@ def namespace(socket: Socket, like: frozenset[Object]) -> Namespace:
         link = decode.link_object(raw, names_by_index) if raw.is_ours else None
         if link:
             ours.add(link)
-        elif raw.name not in KERNEL_MADE:
+        elif raw.name not in NOT_REPORTED:
             foreign.add(OtherLink(raw.name, raw.kind or "unknown"))
     devices = {entry.name for entry in ours if isinstance(entry, LINKS)}
     for entry in _entries(socket, raw_links, names_by_index):
+        if getattr(entry, "dev", None) == PROXY_DEVICE:
+            continue
         (ours if getattr(entry, "dev", None) in devices else foreign).add(entry)
     wanted = {entry.key for entry in like}
     for route, is_ours in _routes(socket, names_by_index):

@@ -53,7 +53,8 @@ BALANCED = replace(
     source_ranges=(ip_network("172.18.0.0/24"),),
 )
 EXTERNAL = replace(PLAIN, name="external", ports=(Port(80),), external_ips=(ip_address("198.51.100.9"),))
-SERVICES = (PLAIN, NODE_PORT, LOCAL_PORT, INSIDE, NOBODY, STICKY, BALANCED, EXTERNAL)
+LOCAL = replace(BALANCED, name="local", load_balancer_ip=ip_address("203.0.113.8"), external_policy=Policy.LOCAL)
+SERVICES = (PLAIN, LOCAL, NODE_PORT, LOCAL_PORT, INSIDE, NOBODY, STICKY, BALANCED, EXTERNAL)
 BRIDGE = {"n1": "10.244.1.1", "n2": "10.244.2.1"}  # cni0
 TUNNEL = {"n1": "10.244.1.0", "n2": "10.244.2.0", "n3": "10.244.3.0"}  # flannel.1
 HOME = {"web-1": "n1", "web-2": "n2"}
@@ -67,7 +68,7 @@ def services(request: pytest.FixtureRequest) -> Iterator[ServiceLab]:
     with running(TOPOLOGY.format(mode=mode), f"svc-{mode}", mode) as found:
         found.apply(WEB_1, WEB_2, *SERVICES)
         found.wait_for_endpoints("plain", 2)
-        for network, node in (("203.0.113.7", "n1"), ("198.51.100.9", "n3"), ("10.96.0.0/16", "n3")):
+        for network, node in (("198.51.100.9", "n3"), ("10.96.0.0/16", "n3")):
             route = ["ip", "route", "add", network, "via", found.lab.address(node)]
             assert found.lab.exec("ext1", route).returncode == 0
         yield found
@@ -176,7 +177,15 @@ def test_a_node_port_on_loopback_is_of_iptables_only(services: ServiceLab) -> No
 
 
 def test_a_load_balancers_address_is_masqueraded(services: ServiceLab) -> None:
-    assert services.ask_often("ext1", "203.0.113.7") == masqueraded("n1")
+    found = services.ask_often("ext1", "203.0.113.7")
+    assert any(found == masqueraded(node) for node in ("n1", "n2", "n3"))  # the route has all three as next hops
+
+
+def test_a_load_balancer_of_policy_local_goes_to_nodes_with_endpoints(services: ServiceLab) -> None:
+    assert services.ask_often("ext1", "203.0.113.8") <= unchanged(services, "ext1")
+    routes = services.lab.exec("ext1", ["ip", "route", "show", "203.0.113.8"]).stdout
+    assert services.lab.address("n1") in routes
+    assert services.lab.address("n3") not in routes
 
 
 def test_source_ranges_keep_others_out(services: ServiceLab) -> None:
