@@ -1,8 +1,8 @@
 """The load balancer outside: it brings clients' packets for a load balancer's address to nodes that take them.
 
-As one that announces routes does it (MetalLB with BGP, a cloud's router): every external machine and every router has a
-route to each address, with one next hop for each node of its own segments that may be used. Under policy Cluster that
-is any node, under Local one with a ready endpoint, as its health check says. Where no node may be used there is no route.
+As one that announces routes does it (MetalLB with BGP, a cloud's router): every external machine and router has a route
+to each address, with one next hop for each node of its own segments that may be used. Under policy Cluster that is any
+node, under Local one with a ready endpoint, as its health check says. Where no node may be used there is no route.
 """
 
 from __future__ import annotations
