@@ -32,7 +32,7 @@ from netlab.plan.build import build
 from netlab.plan.diff import Op, diff
 from netlab.plan.drift import differences
 from netlab.plan.etc import pod_files
-from netlab.plan.objects import Forwarder, Netns, Objects, Plan, Process, Ruleset, State
+from netlab.plan.objects import ControlPlane, Forwarder, Netns, Objects, Plan, Process, Ruleset, State
 from netlab.plan.rules import tools
 from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
@@ -287,6 +287,10 @@ class Lab:
     def forwarders(self) -> list[ProcessState]:
         """Return what became of the forwarders of the backend udp, by node."""
         return [state for state in self.keeper.states() if isinstance(state.process, Forwarder)]
+
+    def control_plane(self) -> list[ProcessState]:
+        """Return what became of the process that keeps Services; nothing where the lab has none."""
+        return [state for state in self.keeper.states() if isinstance(state.process, ControlPlane)]
 
     def counters(self, node: str) -> Mapping[str, int]:
         """Return what a node's forwarder has carried and dropped (`tunnel.counters.NAMES`); empty when it has not."""

@@ -75,6 +75,8 @@ def _view(lab: Lab, status: Status) -> dict[str, Any]:
         "pods": pods,
         "containers": [{"pod": entry.owner, "container": entry.name, **_life(entry)} for entry in lab.processes()],
         "forwarders": [{"node": entry.owner, "forwarder": entry.said, **_life(entry)} for entry in lab.forwarders()],
+        "proxy": topology.proxy,
+        "controlPlane": next((_life(entry) for entry in lab.control_plane()), None),
         "refusals": [f"{member_of(entry.netns)}: {entry.what}: {entry.why}" for entry in status.plan.refusals],
         "drift": [str(entry) for entry in differences(status.drift)],
         "foreign": [
@@ -117,6 +119,9 @@ def _print(shown: dict[str, Any]) -> None:
         rows = [(row["pod"], row["container"], *_cells(row)) for row in shown["containers"]]
         print_table(("POD", "CONTAINER", "STATE", "PID", "RESTARTS"), rows)
     _print_forwarders(shown["forwarders"])
+    if control := shown["controlPlane"]:
+        state, pid, restarts = _cells(control)
+        click.echo(f"\nServices: {shown['proxy']}; control plane {state}, pid {pid}, {restarts} restarts")
     routes = [(row["node"], route) for row in shown["nodes"] for route in row["routes"]]
     if routes and len(shown["nodes"]) <= FEW_NODES:
         click.echo()

@@ -292,11 +292,10 @@ class Plane:
     async def settle(self) -> None:
         """Wait until everything known by now is written on every node, and cluster DNS is ready (or takes too long)."""
         deadline = time.monotonic() + SETTLE
-        while True:
-            await self.next_turn(max(0.0, deadline - time.monotonic()))
+        await self.settled()
+        while not self._has_dns() and (left := deadline - time.monotonic()) > 0:
+            await self.next_turn(left, wake=False)
             await self.proxies.settled()
-            if time.monotonic() > deadline or self._has_dns():
-                return
 
     async def settled(self) -> None:
         """Wait until what has happened so far is written on every node."""

@@ -255,7 +255,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
 
 def lab_with_a_service() -> Topology:
     """Return a lab of two pods behind a Service; n2 is in nftables mode."""
-    base = topology("tsvc", nodes=2, pods=2)
+    base = topology("tsvc", nodes=2, pods=2, proxy=Proxy.IPTABLES)
     service = Service("web", selector=(("app", "web"),), ports=(Port(80),))
     pods = tuple(replace(pod, labels=(("app", "web"),)) for pod in base.pods)
     nodes = (base.nodes[0], replace(base.nodes[1], proxy=Proxy.NFTABLES))

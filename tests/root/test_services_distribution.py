@@ -24,7 +24,7 @@ from tests.root.service_lab import TCP, UDP, ServiceLab, running
 pytestmark = pytest.mark.root
 
 ENDPOINTS, FALSE_ALARM, CRITICAL = 5, 1e-6, 33.3768
-DATAGRAMS, STREAMS = 10_000, 1_000
+DATAGRAMS, STREAMS = 10_000, 2_000
 FIRST_PORT = 20_000  # each datagram has a source port of its own, which makes it a connection of its own
 IN_FLIGHT = 40  # a socket's buffer holds so many
 PATIENCE = 5.0  # seconds
