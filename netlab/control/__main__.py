@@ -73,7 +73,7 @@ async def _follow(plane: Plane, reload: asyncio.Event) -> None:
             say(str(exc))
             tell(FAILED, str(exc).splitlines()[0])
         else:
-            tell(READY, plane.topology.proxy)
+            tell(READY, plane.registry.topology.proxy)
 
 
 def say(message: str) -> None:

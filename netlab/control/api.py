@@ -82,10 +82,12 @@ class Api:
         for workload in workloads:
             check(workload)
         outcomes = self._apply_services(services)
-        outcomes += [self._keep(workload, _name(workload), self._plane.journal.workloads) for workload in workloads]
+        outcomes += [
+            self._keep(workload, _name(workload), self._plane.registry.journal.workloads) for workload in workloads
+        ]
         for written in slices:
-            outcomes.append(self._keep(written, f"endpointslice/{written.name}", self._plane.journal.slices))
-            self._plane.touch(self._plane.endpoints.set_slice(written))
+            outcomes.append(self._keep(written, f"endpointslice/{written.name}", self._plane.registry.journal.slices))
+            self._plane.registry.set_slice(written)
         outcomes += [self._apply_pod(pod) for pod in pods]
         await self._plane.settled()
         return {"outcomes": outcomes}
@@ -93,19 +95,19 @@ class Api:
     def _apply_services(self, services: list[Service]) -> list[str]:
         """Take Services; when one cannot be, those before it are put back. Raises PlanError."""
         done: list[tuple[Service, Service | None]] = []
-        journal = self._plane.journal
+        journal = self._plane.registry.journal
         try:
             for service in services:
                 before = journal.services.get(service.key)
                 if before != service:
-                    self._plane.set_service(service)
+                    self._plane.registry.set_service(service)
                 done.append((service, before))
         except NetlabError:
             for service, before in done:
                 if before is None:
-                    self._plane.forget_service(service.key)
+                    self._plane.registry.forget_service(service.key)
                 elif before != service:
-                    self._plane.set_service(before)
+                    self._plane.registry.set_service(before)
             raise
         return [self._keep(service, f"service/{service.name}", journal.services) for service, _ in done]
 
@@ -113,11 +115,11 @@ class Api:
         before = known.get(value.key)
         if before == value:
             return f"{name} unchanged"
-        self._plane.journal.put(value.key, value)
+        self._plane.registry.journal.put(value.key, value)
         return f"{name} {'created' if before is None else 'configured'}"
 
     def _apply_pod(self, pod: Pod) -> str:
-        present = self._plane.topology.find_pod(pod.name)
+        present = self._plane.registry.topology.find_pod(pod.name)
         if present is None:
             self._plane.make_pod(pod)
             return f"pod/{pod.name} created"
@@ -138,7 +140,7 @@ class Api:
         return {"outcomes": [f"{SHORT[kind][0]}/{key[1]} deleted" for kind, key in wanted]}
 
     def _require_deletable(self, kind: Resource, key: Key) -> None:
-        journal, name = self._plane.journal, f"{SHORT[kind][0]}/{key[1]}"
+        journal, name = self._plane.registry.journal, f"{SHORT[kind][0]}/{key[1]}"
         match kind:
             case Resource.SERVICES:
                 self._refuse_declared([key])
@@ -146,7 +148,7 @@ class Api:
             case Resource.ENDPOINT_SLICES:
                 there = key in journal.slices
             case Resource.PODS:
-                pod = self._plane.topology.find_pod(key[1])
+                pod = self._plane.registry.topology.find_pod(key[1])
                 there = pod is not None and pod.namespace == key[0]
                 if pod and there and not _is_ours(pod):
                     raise UsageError(f"{name} is of {_owner(pod)}", "remove it there and run `netlab up`")
@@ -158,14 +160,14 @@ class Api:
             raise UsageError(f"there is no {name} in namespace {key[0]}", f"`netlab get {kind} -A` lists them")
 
     def _delete_one(self, kind: Resource, key: Key) -> None:
-        journal = self._plane.journal
+        journal = self._plane.registry.journal
         match kind:
             case Resource.SERVICES:
                 journal.delete(Service, key)
-                self._plane.forget_service(key)
+                self._plane.registry.forget_service(key)
             case Resource.ENDPOINT_SLICES:
                 journal.delete(EndpointSlice, key)
-                self._plane.touch(self._plane.endpoints.remove_slice(key))
+                self._plane.registry.forget_slice(key)
             case Resource.PODS:
                 self._plane.end_pod(key[1])
             case _:
@@ -175,7 +177,7 @@ class Api:
         workload = self._find_workload(request)
         if Resource(request["kind"]) is Resource.DAEMON_SETS:
             raise UsageError("a DaemonSet has one pod on every node", "it cannot be scaled")
-        self._plane.journal.put(workload.key, replace(workload, replicas=int(request["replicas"])))
+        self._plane.registry.journal.put(workload.key, replace(workload, replicas=int(request["replicas"])))
         self._plane.wake()
         return {}
 
@@ -184,7 +186,7 @@ class Api:
         workload = self._find_workload(request)
         labels = dict(workload.template.labels) | {RESTARTED: str(int(time.time()))}
         template = replace(workload.template, labels=tuple(labels.items()))
-        self._plane.journal.put(workload.key, replace(workload, template=template))
+        self._plane.registry.journal.put(workload.key, replace(workload, template=template))
         self._plane.wake()
         return {}
 
@@ -193,7 +195,7 @@ class Api:
         if kind not in WORKLOADS:
             raise UsageError(f"{kind} are no workloads", f"there are {', '.join(WORKLOADS)}")
         key = (WORKLOADS[kind].value, request["namespace"], request["name"])
-        found = self._plane.journal.workloads.get(key)
+        found = self._plane.registry.journal.workloads.get(key)
         if found is None:
             name = f"{SHORT[kind][0]}/{request['name']}"
             raise UsageError(
@@ -203,7 +205,7 @@ class Api:
 
     def _refuse_declared(self, keys: list[Key]) -> None:
         """Raise UsageError for a Service that the topology file declares, or every cluster has."""
-        declared = {service.key for service in self._plane.topology.services}
+        declared = {service.key for service in self._plane.registry.topology.services}
         for key in keys:
             if key in declared:
                 name = f"service {key[0]}/{key[1]}"
@@ -218,12 +220,12 @@ class Api:
 
     async def _state(self, _: Request) -> Answer:
         """Return everything that an object to be applied may be in conflict with."""
-        plane = self._plane
+        registry = self._plane.registry
         return {
-            "topology": to_json(plane.topology),
-            "services": [to_json(service) for service in plane.services.values()],
-            "allocations": [[list(key), to_json(found)] for key, found in plane.allocator.allocations.items()],
-            "workloads": [to_json(workload) for workload in plane.journal.workloads.values()],
+            "topology": to_json(registry.topology),
+            "services": [to_json(service) for service in registry.services.values()],
+            "allocations": [[list(key), to_json(found)] for key, found in registry.allocator.allocations.items()],
+            "workloads": [to_json(workload) for workload in registry.journal.workloads.values()],
         }
 
     async def _wait(self, request: Request) -> Answer:

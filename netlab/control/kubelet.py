@@ -18,6 +18,7 @@ from netlab.topology.addresses import Address
 from netlab.topology.pod import Container, Pod
 
 LOOK = 0.05  # seconds between two looks at the status file
+ALIVE = (Phase.RUNNING, Phase.STOPPING)  # what was told to end serves on, and is probed, until it has ended
 
 
 class Kubelet:
@@ -80,7 +81,7 @@ class Kubelet:
     def is_ready(self, pod: Pod, container: Container) -> bool:
         """Say whether a container runs and its probe, if it has one, succeeds."""
         status = self._statuses.get((pod.name, container.name))
-        if status is None or status.phase != Phase.RUNNING:
+        if status is None or status.phase not in ALIVE:
             return False
         return self._prober.is_ready((pod.name, container.name))
 
@@ -112,7 +113,7 @@ class Kubelet:
         for pod in self._pods.values():
             for container in pod.containers:
                 status = self._statuses.get((pod.name, container.name))
-                if status is None or status.phase != Phase.RUNNING:
+                if status is None or status.phase not in ALIVE:
                     continue
                 addresses = self._addresses.get(pod.name, ())
                 target = Target(pod, container, addresses, (status.pid, status.started))

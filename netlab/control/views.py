@@ -26,8 +26,8 @@ def items(plane: Plane, kind: Resource) -> list[Item]:
 
 
 def _services(plane: Plane) -> Iterator[Item]:
-    for key, service in plane.services.items():
-        given = plane.allocation(key)
+    for key, service in plane.registry.services.items():
+        given = plane.registry.allocation(key)
         outside = [*map(str, service.external_ips), *map(str, given.load_balancer_ips)]
         if service.type is ServiceType.EXTERNAL_NAME:
             outside = [service.external_name]
@@ -55,10 +55,10 @@ def _ports(service: Service, node_ports: tuple[int, ...]) -> str:
 
 
 def _endpoints(plane: Plane) -> Iterator[Item]:
-    for key, service in plane.services.items():
+    for key, service in plane.registry.services.items():
         if service.type is ServiceType.EXTERNAL_NAME:
             continue
-        backends = plane.backends(key)
+        backends = plane.registry.backends(key)
         ready = [text for backend in backends if backend.endpoint.ready for text in _places(backend)]
         more = f" + {len(ready) - SHOWN} more..." if len(ready) > SHOWN else ""
         yield {
@@ -89,10 +89,10 @@ def _places(backend: Backend) -> list[str]:
 
 
 def _slices(plane: Plane) -> Iterator[Item]:
-    for key, service in plane.services.items():
+    for key, service in plane.registry.services.items():
         if service.type is ServiceType.EXTERNAL_NAME:
             continue
-        backends = plane.backends(key)
+        backends = plane.registry.backends(key)
         ports = dict.fromkeys(str(port.port) for backend in backends for port in backend.ports)
         addresses = [str(address) for backend in backends for address in backend.endpoint.addresses]
         yield {
@@ -154,7 +154,7 @@ def _restarts(plane: Plane, pod: Pod) -> int:
 
 def _workloads(kind: WorkloadKind) -> Callable[[Plane], Iterator[Item]]:
     def found(plane: Plane) -> Iterator[Item]:
-        for workload in plane.journal.workloads.values():
+        for workload in plane.registry.journal.workloads.values():
             if workload.kind is kind:
                 yield _workload(plane, workload)
 
@@ -163,7 +163,9 @@ def _workloads(kind: WorkloadKind) -> Callable[[Plane], Iterator[Item]]:
 
 def _workload(plane: Plane, workload: Workload) -> Item:
     states = [state for state in plane.kubelet.pods() if state.pod.owner == workload.owner and not state.terminating]
-    wanted = len(plane.topology.cluster_nodes) if workload.kind is WorkloadKind.DAEMON_SET else workload.replicas
+    wanted = (
+        len(plane.registry.topology.cluster_nodes) if workload.kind is WorkloadKind.DAEMON_SET else workload.replicas
+    )
     ready = sum(state.ready for state in states)
     now = time.monotonic()
     return {
@@ -191,12 +193,12 @@ def rollout(plane: Plane, workload: Workload) -> tuple[bool, str]:
 
 def _nodes(plane: Plane) -> Iterator[Item]:
     failures = plane.proxies.failures()
-    for node in plane.topology.cluster_nodes:
-        lease = plane.snapshot.leases[node.name]
+    for node in plane.registry.topology.cluster_nodes:
+        lease = plane.registry.snapshot.leases[node.name]
         yield {
             "name": node.name,
             "status": "Ready" if node.name not in failures else "ProxyFailed",
-            "proxy": node.proxy or plane.topology.proxy,
+            "proxy": node.proxy or plane.registry.topology.proxy,
             "internal-ip": ",".join(map(str, lease.public_ips)),
             "pod-cidr": ",".join(map(str, lease.pod_cidrs)),
             "failure": failures.get(node.name, ""),

@@ -22,12 +22,12 @@ pytestmark = pytest.mark.root
 
 FILE = """\
 name: cli
-proxy: none
 backend: vxlan
 nodes: 2
 pods: 2
 checks:
 - {from: p-1, to: p-2}
+proxy: none
 """
 
 
@@ -186,7 +186,7 @@ def test_a_bad_file_changes_nothing(up: Path) -> None:
     up.write_text(FILE.replace("vxlan", "vxlna").replace("nodes: 2", "nodes: 3\nnoods: 1"))
     done = netlab("up", str(up))
     assert done.returncode == 2
-    assert f"{up}:3:10: " in done.stderr
+    assert f"{up}:2:10: " in done.stderr
     assert "did you mean 'vxlan'" in done.stderr
     assert f"{up}:4:1: " in done.stderr
     assert netlab("status").returncode == 0

@@ -1,0 +1,158 @@
+"""What a lab's cluster is to be: its topology, what was applied, what Services were given, who is behind them.
+
+Everything that changes says which Services it touches; whoever carries them out takes these with `take_dirty`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from netlab import names
+from netlab.control.objects import Journal
+from netlab.controllers.allocate import NOTHING, Allocation, Allocator
+from netlab.controllers.backends import Backend, dns_service, service_ports
+from netlab.controllers.endpoints import Endpoints
+from netlab.controllers.state import Key, PodState
+from netlab.dns.records import Service as Record
+from netlab.errors import NetlabError
+from netlab.folder import LabFolder
+from netlab.proxy.proxier import NodeTarget, Options
+from netlab.service.model import ProxyNode, ServicePort
+from netlab.store.store import Snapshot
+from netlab.topology.addresses import Address
+from netlab.topology.model import Node, Proxy, Topology
+from netlab.topology.service import EndpointSlice, Service
+
+
+class Registry:
+    """The objects of one lab's cluster."""
+
+    def __init__(self, folder: LabFolder) -> None:
+        self._folder = folder
+        self.journal = Journal(folder.path / "objects.jsonl")
+        self.topology, self.snapshot = self._read()
+        self.allocator = Allocator(self.topology.service_cidrs, self.topology.load_balancer_cidrs)
+        self.services: dict[Key, Service] = {}
+        self._endpoints = Endpoints()
+        self._dirty: set[Key] = set()
+
+    # --- what is declared --------------------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Take in the topology that is recorded. Raises PlanError where a Service cannot have what it asks for."""
+        cidrs = self.topology.service_cidrs, self.topology.load_balancer_cidrs
+        self.read_pods()
+        if cidrs != (self.topology.service_cidrs, self.topology.load_balancer_cidrs):
+            self.allocator = Allocator(self.topology.service_cidrs, self.topology.load_balancer_cidrs)
+            self.services.clear()
+        self._take_services()
+        for written in (*self.topology.slices, *self.journal.slices.values()):
+            self.set_slice(written)
+
+    def read_pods(self) -> None:
+        """Take in the pods that are recorded."""
+        self.topology, self.snapshot = self._read()
+
+    def _read(self) -> tuple[Topology, Snapshot]:
+        record = self._folder.find_record()
+        if record is None:
+            raise NetlabError(f"the folder of lab {self._folder.lab} is lost", "`netlab up FILE` puts it back")
+        return record.topology, self._folder.store.read()
+
+    def _take_services(self) -> None:
+        """Compare the declared Services with those that are known."""
+        declared = {service.key: service for service in self.topology.services}
+        declared |= {service.key: service for key, service in self.journal.services.items() if key not in declared}
+        for key in [key for key in self.services if key not in declared]:
+            self.forget_service(key)
+        fresh = [service for key, service in declared.items() if key not in self.services]
+        held = self.journal.allocations
+        self.allocator.add(fresh, held)
+        for service in fresh:
+            self._know(service)
+        for key, service in declared.items():
+            if self.services[key] != service:
+                self.set_service(service)
+
+    def set_service(self, service: Service) -> Allocation:
+        """Take a new or changed Service and return what it has. Raises PlanError; then nothing has changed."""
+        allocation = self.allocator.update(service)
+        self._know(service)
+        return allocation
+
+    def _know(self, service: Service) -> None:
+        allocation = self.allocator.allocations[service.key]
+        if self.journal.allocations.get(service.key) != allocation:
+            self.journal.put(service.key, allocation)
+        self.services[service.key] = service
+        self._endpoints.set_service(service)
+        self._dirty.add(service.key)
+
+    def forget_service(self, key: Key) -> None:
+        """Take a Service away."""
+        self.services.pop(key, None)
+        self.allocator.remove(key)
+        self.journal.delete(Allocation, key)
+        self._endpoints.remove_service(key)
+        self._dirty.add(key)
+
+    def set_slice(self, written: EndpointSlice) -> None:
+        """Take a new or changed EndpointSlice."""
+        self._dirty |= self._endpoints.set_slice(written)
+
+    def forget_slice(self, key: Key) -> None:
+        """Take an EndpointSlice away."""
+        self._dirty |= self._endpoints.remove_slice(key)
+
+    def set_pods(self, pods: Iterable[PodState]) -> None:
+        """Take all pods as they are."""
+        self._dirty |= self._endpoints.sync(pods)
+
+    def take_dirty(self) -> set[Key]:
+        """Return the Services that may be others than when this was asked last."""
+        dirty, self._dirty = self._dirty, set()
+        return dirty
+
+    # --- what follows from it ----------------------------------------------------------------------------------------
+
+    def allocation(self, key: Key) -> Allocation:
+        """Return what a Service has; nothing for one that is not there."""
+        return self.allocator.allocations.get(key, NOTHING)
+
+    def backends(self, key: Key) -> tuple[Backend, ...]:
+        """Return what is behind a Service."""
+        return self._endpoints.of(key)
+
+    def ports(self, key: Key) -> tuple[ServicePort, ...]:
+        """Return a Service for proxiers; nothing for one that is not there."""
+        service = self.services.get(key)
+        return service_ports(service, self.allocation(key), self.backends(key)) if service else ()
+
+    def record(self, key: Key) -> Record:
+        """Return a Service for DNS."""
+        return dns_service(self.services[key], self.allocation(key), self.backends(key))
+
+    def pod_addresses(self) -> dict[str, tuple[Address, ...]]:
+        """Return every pod's addresses: with hostNetwork its node's."""
+        pods, leases = self.snapshot.pods, self.snapshot.leases
+        return {
+            pod.name: leases[pod.node].public_ips if pod.host_network else pods.get(pod.name, ())
+            for pod in self.topology.pods
+        }
+
+    def targets(self) -> dict[str, tuple[NodeTarget, Proxy]]:
+        """Return what proxiers work for, by the nodes' names, and in which mode."""
+        modes = {node: node.proxy or self.topology.proxy for node in self.topology.cluster_nodes}
+        return {node.name: (self._target(node), mode) for node, mode in modes.items() if mode is not Proxy.NONE}
+
+    def _target(self, node: Node) -> NodeTarget:
+        """Return what a node's proxier works for: an address of the node in each IP version of the pod network."""
+        lease = self.snapshot.leases[node.name]
+        local = {cidr.version: cidr for cidr in self.topology.cluster_cidrs}
+        versions = [cidr.version for cidr in self.topology.cluster_cidrs if lease.public_ip(cidr.version)]
+        nodes = tuple(
+            ProxyNode(node.name, tuple(ip for ip in lease.public_ips if ip.version == version), local[version])
+            for version in versions
+        )
+        options = Options(service_cidrs=self.topology.service_cidrs)
+        return NodeTarget(names.netns(self.topology.name, node.name), node.name, nodes, options)
