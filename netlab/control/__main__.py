@@ -16,7 +16,7 @@ from pathlib import Path
 from netlab.control.api import Api
 from netlab.control.plane import Plane
 from netlab.errors import NetlabError
-from netlab.supervisor.spec import FAILED, NOTIFY, READY
+from netlab.supervisor.notify import FAILED, READY, tell
 
 USAGE = "usage: python -m netlab.control CONFIG"
 
@@ -79,15 +79,6 @@ async def _follow(plane: Plane, reload: asyncio.Event) -> None:
 def say(message: str) -> None:
     """Write a line into the log."""
     print(f"control plane: {message}", file=sys.stderr, flush=True)
-
-
-def tell(kind: bytes, words: str) -> None:
-    """Say to the supervisor, if one has started this process, how it goes."""
-    if NOTIFY in os.environ:
-        try:
-            os.write(int(os.environ[NOTIFY]), kind + words.encode())
-        except OSError:
-            return  # it has ended, and this process will
 
 
 if __name__ == "__main__":

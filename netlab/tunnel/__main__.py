@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from netlab.errors import KernelError, NetlabError
-from netlab.supervisor.spec import FAILED, NOTIFY, READY
+from netlab.supervisor.notify import FAILED, READY, tell
 from netlab.tunnel import privileges, simple
 from netlab.tunnel.config import Config, parse
 from netlab.tunnel.counters import Counters
@@ -117,15 +117,6 @@ def prepare(config: Config, counters: Counters, reload: Forward) -> tuple[Endpoi
             return end, functools.partial(batched.run, offloads=found, more=programs.ways), "ebpf"
     words = f"batched ({', '.join(lacks)})" if lacks else "batched"
     return end, functools.partial(batched.run, offloads=found), words
-
-
-def tell(kind: bytes, words: str) -> None:
-    """Say to the supervisor, if one has started this process, how it goes."""
-    if NOTIFY in os.environ:
-        try:
-            os.write(int(os.environ[NOTIFY]), kind + words.encode())
-        except OSError:
-            return  # it has ended, and this process will
 
 
 def fail(why: str) -> None:
