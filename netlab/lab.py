@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -37,7 +37,7 @@ from netlab.plan.rules import tools
 from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
 from netlab.supervisor.client import ProcessState, Supervisor, write_etc
-from netlab.topology.model import Address, IpipBackend, Pod, Proxy, Topology, UdpBackend
+from netlab.topology.model import Address, IpipBackend, Netfilter, Pod, Proxy, Topology, UdpBackend
 from netlab.topology.system import keep_owned_pods, with_system
 
 LOCK_WAIT = 30.0  # seconds for another netlab to finish with the lab
@@ -179,6 +179,7 @@ class Lab:
     def _require(self) -> None:
         """Raise NotSupported before anything is changed where this machine lacks what some do."""
         netfilter.require(tools(self.topology.netfilter, self.topology.families))
+        self._require_proxies({node.proxy or self.topology.proxy for node in self.topology.cluster_nodes})
         if 6 in self.topology.families:
             sysctl.require_ipv6("a dual-stack lab")
         if isinstance(self.topology.backend, IpipBackend):
@@ -187,6 +188,18 @@ class Lab:
             features.require("ipip", "backend ipip")
         if isinstance(self.topology.backend, UdpBackend):
             tun.require()
+
+    def _require_proxies(self, modes: Collection[Proxy]) -> None:
+        """Raise NotSupported where nodes could not carry out Services in one of these modes."""
+        families = self.topology.families
+        if Proxy.NFTABLES in modes:
+            netfilter.require(tools(Netfilter.NFTABLES, families))
+        if Proxy.IPTABLES in modes or Proxy.IPVS in modes:
+            netfilter.require(tools(Netfilter.IPTABLES, families))
+        if Proxy.IPVS in modes:
+            from netlab.kernel import features
+
+            features.require("ipvs", "proxy: ipvs")
 
     def _acquire(self) -> Plan:
         """Allocate addresses and record the topology, so that whatever follows can be finished or taken away."""

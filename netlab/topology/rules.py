@@ -46,6 +46,7 @@ RULES: tuple[tuple[Rule, frozenset[str]], ...] = (
     (service_rules.service_ranges, frozenset({"clusterCIDR", "serviceCIDR", "loadBalancerCIDR"})),
     (service_rules.service_claims, frozenset()),
     (service_rules.load_balancer_families, frozenset({"clusterCIDR", "loadBalancerCIDR"})),
+    (service_rules.room_for_dns, frozenset({"clusterCIDR", "serviceCIDR", "proxy"})),
     (service_rules.node_proxies, frozenset()),
     (service_rules.service_pods, frozenset({"pods"})),
     (member_rules.check_names, frozenset()),

@@ -12,7 +12,7 @@ from netlab.topology.service_claims import Claim, claims, range_faults
 from netlab.topology.service_faults import service_faults
 from netlab.topology.service_pods import Candidate, Candidates
 from netlab.topology.service_schema import ServiceSpec
-from netlab.topology.system import SERVICES
+from netlab.topology.system import DNS_SERVER, SERVICES
 from netlab.topology.values import container_ports
 
 
@@ -64,6 +64,17 @@ def load_balancer_families(draft: Draft) -> Iterator[Finding]:
             defaults = listed([str(LOAD_BALANCER_DEFAULTS[version]) for version in draft.families])
             message = f"{cidr} is IPv{cidr.version}, and clusterCIDR has no IPv{cidr.version} network"
             yield Finding(loc, message, f"leave it out, or write {defaults}")
+
+
+def room_for_dns(draft: Draft) -> Iterator[Finding]:
+    """Find service CIDRs without a tenth address, which cluster DNS has."""
+    if draft.spec.proxy == "none":
+        return
+    for loc, cidr in draft.service_cidrs:
+        if cidr.num_addresses <= DNS_SERVER:
+            longest = 28 if cidr.version == 4 else 124
+            message = f"{cidr} is too small: cluster DNS has address number {DNS_SERVER}"
+            yield Finding(loc, message, f"a prefix length of at most {longest}, or `proxy: none`")
 
 
 def node_proxies(draft: Draft) -> Iterator[Finding]:

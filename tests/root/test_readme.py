@@ -37,17 +37,33 @@ def _no_lab_stays() -> Iterator[None]:
         remove(name)
 
 
-def test_five_minutes() -> None:
-    commands = re.findall(r"^    \$ (.*)$", section("Five minutes"), re.MULTILINE)
-    assert len(commands) > 8
+def run_section(title: str) -> dict[str, str]:
+    """Run each command of a section, and return what it printed."""
     outputs = {}
-    for command in commands:
+    for command in re.findall(r"^    \$ (.*)$", section(title), re.MULTILINE):
         done = shell(command)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         outputs[command.partition(" #")[0].strip()] = done.stdout
+    assert len(outputs) > 6
+    assert labs() == []
+    return outputs
+
+
+def test_five_minutes() -> None:
+    outputs = run_section("Five minutes")
     assert "VXLAN VNI 1" in outputs["netlab capture n1 -- netlab exec p-1 -- ping -c1 10.244.2.2"]
     assert "route 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink: missing" in outputs["netlab status || true"]
-    assert labs() == []
+
+
+def test_services() -> None:
+    outputs = run_section("Services")
+    shown = re.sub(r"^    ", "", section("Services"), flags=re.MULTILINE)
+    assert outputs["netlab get svc"] in shown
+    assert outputs["netlab exec p -- curl -s web/hostname"] in ("web-1", "web-2", "web-3")
+    explained = outputs["netlab svc explain web --from p"].partition("To 10.96.0.80")[2]
+    assert explained.strip()
+    assert explained in shown
+    assert "kv-1.kv.default.svc.cluster.local" in outputs["netlab exec p -- getent hosts kv-1.kv"]
 
 
 @pytest.mark.skipif(not Path(".venv").exists(), reason="needs the environment that scripts/setup makes")

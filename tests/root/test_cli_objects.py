@@ -1,0 +1,386 @@
+"""`netlab apply`, `get`, `delete`, `scale` and `rollout` as people type them: output, exit statuses, mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import until
+
+pytestmark = pytest.mark.root
+
+LAB = "name: obj\nnodes: 2\npods: {client: {node: n1}}\n"
+SERVICE = """\
+apiVersion: v1
+kind: Service
+metadata: {name: NAME}
+spec:
+  selector: {app: web}
+  type: NodePort
+  ports: [{port: 80, nodePort: 30080}]
+"""
+DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: NAME}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - name: echo
+        image: nginx
+        ports: [{containerPort: 80}]
+"""
+SLICE = """\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: outside-1, labels: {kubernetes.io/service-name: outside}}
+addressType: IPv4
+ports: [{port: 80}]
+endpoints: [{addresses: [192.0.2.9]}]
+"""
+OUTSIDE = "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\nspec: {ports: [{port: 80}]}\n"
+WEB = "---\n".join([SERVICE.replace("NAME", "web"), DEPLOYMENT.replace("NAME", "web"), OUTSIDE, SLICE])
+NEVER = DEPLOYMENT.replace("NAME", "never").replace("app: web", "app: never").replace("replicas: 2", "replicas: 1")
+NEVER += "        readinessProbe: {exec: {command: ['false']}, periodSeconds: 1}\n"
+MISTAKES = """\
+apiVersion: v1
+kind: Service
+metadata: {name: good}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: first}
+spec:
+  selectr: {app: web}
+  ports: [{port: 80}]
+---
+apiVersion: apps/v2
+kind: Deployment
+metadata: {name: second}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: third}
+spec:
+  type: NodePort
+  ports:
+  - {port: 80, nodePort: 99}
+"""
+CLASHES = """\
+apiVersion: v1
+kind: Service
+metadata: {name: good}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: port}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{port: 80, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: range}
+spec:
+  clusterIP: 10.97.0.1
+  selector: {app: web}
+  ports: [{port: 80}]
+"""
+
+class Shell:
+    """Types commands in a folder with manifests, in a lab that is up."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {**os.environ, "NETLAB_STATE": str(folder / "state"), "COLUMNS": "80"}
+        self.argv = [sys.executable, "-m", "netlab"]
+
+    def __call__(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*self.argv, *argv],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self.env,
+            cwd=self.folder,
+            timeout=60,
+        )
+        assert "Traceback" not in done.stderr
+        return done
+
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        """Start a command and return while it runs."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [*self.argv, *argv], stdout=pipe, stderr=pipe, text=True, env=self.env, cwd=self.folder
+        )
+
+    def on_terminal(self, *argv: str) -> list[str]:
+        """Run a command on a terminal and return the lines that it prints."""
+        master, slave = pty.openpty()
+        process = subprocess.Popen([*self.argv, *argv], stdout=slave, env=self.env, cwd=self.folder)
+        os.close(slave)
+        said = b""
+        while True:
+            try:
+                said += os.read(master, 4096)
+            except OSError:
+                break
+        os.close(master)
+        assert process.wait() == 0
+        return re.sub(r"\x1b\[[0-9;]*m", "", said.decode()).splitlines()
+
+    def file(self, name: str, text: str) -> str:
+        """Write a file and return its name."""
+        (self.folder / name).write_text(text)
+        return name
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of a kind's objects."""
+        return [item["name"] for item in json.loads(self("get", kind, "-o", "json").stdout)]
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    shell = Shell(tmp_path_factory.mktemp("objects"))
+    assert shell("up", shell.file("lab.yaml", LAB)).returncode == 0
+    yield shell
+    assert shell("down", "obj").returncode == 0
+
+
+@pytest.fixture
+def shell(up: Shell) -> Iterator[Shell]:
+    """Give a test the lab, and take away what it applied."""
+    yield up
+    for kind in ("deployments", "services"):
+        for name in up.names(kind):
+            if name != "kubernetes":
+                assert up("delete", kind, name).returncode == 0
+    if "outside-1" in up.names("endpointslices"):
+        assert up("delete", "endpointslice", "outside-1").returncode == 0
+    until(lambda: up.names("pods") == ["client"])
+
+
+@pytest.fixture
+def web(shell: Shell) -> Shell:
+    assert shell("apply", "-f", shell.file("web.yaml", WEB), "--wait").returncode == 0
+    return shell
+
+
+# --- apply -----------------------------------------------------------------------------------------------------------
+
+
+def test_apply_says_what_became_of_each_object(shell: Shell) -> None:
+    done = shell("apply", "-f", shell.file("web.yaml", WEB), "--wait")
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0,
+        [
+            "service/web created",
+            "service/outside created",
+            "deployment/web created",
+            "endpointslice/outside-1 created",
+            "deployment/web: successfully rolled out",
+        ],
+    )
+    assert "note: Deployment: spec.template.spec.containers[].image: the built-in echo server" in done.stderr
+    again = shell("apply", "-f", "web.yaml").stdout
+    assert [line.split()[1] for line in again.splitlines()] == ["unchanged"] * 4
+    other = shell("apply", "-f", "-", stdin=WEB.replace("replicas: 2", "replicas: 3"))
+    assert "deployment/web configured" in other.stdout
+    assert shell("rollout", "status", "deployment/web").returncode == 0
+    assert len(shell.names("pods")) == 4
+
+
+def test_every_mistake_of_a_file_is_told_and_nothing_is_applied(shell: Shell) -> None:
+    done = shell("apply", "-f", shell.file("bad.yaml", MISTAKES))
+    assert done.returncode == 2
+    told = {line.partition(": ")[0]: line for line in done.stderr.splitlines() if line.startswith("bad.yaml:")}
+    assert [place.rpartition(":")[0] for place in told] == ["bad.yaml:10", "bad.yaml:13", "bad.yaml:22"]
+    unknown, version, number = told.values()
+    assert "spec.selectr: unknown field; did you mean 'selector'?" in unknown
+    assert "apps/v1" in version
+    assert "nodePort" in number
+    assert done.stdout == ""
+    assert shell.names("services") == ["kubernetes"]
+
+
+def test_what_is_in_conflict_with_the_lab_is_told_and_nothing_is_applied(web: Shell) -> None:
+    done = web("apply", "-f", web.file("clash.yaml", CLASHES))
+    assert done.returncode == 2
+    assert re.search(r"clash.yaml:12:\d+: spec.ports\[0\].nodePort: .*30080 is taken by Service default/web", done.stderr)
+    assert "clash.yaml:18:14: spec.clusterIP: 10.97.0.1 is not in the serviceCIDR 10.96.0.0/16" in done.stderr
+    assert "good" not in web.names("services")
+    assert web("apply", "-f", "clash.yaml", "--dry-run").returncode == 2
+
+
+def test_two_files_are_one_whole(shell: Shell) -> None:
+    files = [shell.file("one.yaml", SERVICE.replace("NAME", "a")), shell.file("two.yaml", MISTAKES)]
+    assert shell("apply", "-f", files[0], "-f", files[1]).returncode == 2
+    both = [shell.file("one.yaml", MISTAKES), shell.file("two.yaml", MISTAKES)]
+    told = shell("apply", "-f", both[0], "-f", both[1]).stderr
+    assert "one.yaml:10:" in told
+    assert "two.yaml:10:" in told
+    assert shell.names("services") == ["kubernetes"]
+    assert shell("apply", "-f", shell.file("one.yaml", SERVICE.replace("NAME", "a")), "-f", "-", stdin=OUTSIDE).stdout
+
+
+def test_a_selector_that_finds_nothing_is_a_warning(shell: Shell) -> None:
+    done = shell("apply", "-f", shell.file("lone.yaml", SERVICE.replace("NAME", "lone")))
+    assert done.returncode == 0
+    assert "warning: lone.yaml:5:19: spec.selector.app: no pod of namespace default has these labels" in done.stderr
+    assert shell.names("services") == ["kubernetes", "lone"]
+
+
+def test_dry_run_applies_nothing(shell: Shell) -> None:
+    assert shell("apply", "--dry-run", "-f", shell.file("web.yaml", WEB)).returncode == 0
+    assert shell.names("services") == ["kubernetes"]
+
+
+def test_ctrl_c_during_a_wait_leaves_what_was_applied(shell: Shell) -> None:
+    process = shell.start("apply", "--wait", "-f", shell.file("never.yaml", NEVER))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deployment/never created\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert shell.names("deployments") == ["never"]
+    late = shell("rollout", "status", "deployment/never", "--timeout", "0.2")
+    assert (late.returncode, "is not rolled out after 0.2 s: 1 of 1 pods are new, 0 available" in late.stderr) == (1, True)
+
+
+# --- get -------------------------------------------------------------------------------------------------------------
+
+
+def test_get_shows_what_kubectl_shows(web: Shell) -> None:
+    lines = web("get", "svc").stdout.splitlines()
+    assert lines[0].split() == ["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORTS"]
+    assert re.fullmatch(r"web +NodePort +10\.96\.\d+\.\d+ +<none> +80:30080/TCP", lines[-1])
+    assert web("get", "deploy/web").stdout.splitlines()[1].split() == ["web", "2/2", "2", "2"]
+    pods = web("get", "pods").stdout.splitlines()
+    assert re.fullmatch(r"web-\w+-\w+ +1/1 +Running +0 +10\.244\.\d\.\d+ +n[12]", pods[-1])
+    assert web("get", "ep", "outside").stdout.splitlines()[1].split() == ["outside", "192.0.2.9:80"]
+    slices = web("get", "endpointslices").stdout.splitlines()
+    assert ["outside-1", "outside", "80", "192.0.2.9"] in [line.split() for line in slices]
+    assert web("get", "nodes").stdout.splitlines()[1].split() == "n1 Ready iptables 172.18.0.2 10.244.1.0/24".split()
+    assert web("get", "svc", "-A").stdout.splitlines()[0].startswith("NAMESPACE")
+    assert web("get", "statefulsets").stdout == "no statefulsets\n"
+    several = web("get", "svc,deploy").stdout
+    assert "CLUSTER-IP" in several
+    assert "UP-TO-DATE" in several
+
+
+@pytest.mark.parametrize("kind", ["svc", "pods", "endpoints", "endpointslices", "deployments", "nodes"])
+def test_get_fits_80_columns(web: Shell, kind: str) -> None:
+    lines = web.on_terminal("get", kind, "-A")
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= 80, "\n".join(lines)
+
+
+def test_get_as_json(web: Shell) -> None:
+    (service,) = json.loads(web("get", "svc/web", "-o", "json").stdout)
+    assert (service["type"], service["ports"], service["selector"]) == ("NodePort", "80:30080/TCP", {"app": "web"})
+    (endpoints,) = json.loads(web("get", "endpoints", "web", "-o", "json").stdout)
+    assert [subset["ready"] for subset in endpoints["subsets"]] == [True, True]
+    assert json.loads(web("get", "sts", "-o", "json").stdout) == []
+
+
+# --- scale, rollout, delete ------------------------------------------------------------------------------------------
+
+
+def test_scale_and_rollout(web: Shell) -> None:
+    done = web("scale", "deployment/web", "--replicas", "3", "--wait")
+    assert done.stdout == "deployment/web scaled\ndeployment/web: successfully rolled out\n"
+    before = set(web.names("pods"))
+    assert len(before) == 4
+    assert web("rollout", "restart", "deploy/web").stdout == "deployment/web restarted\n"
+    assert web("rollout", "status", "deploy", "web").stdout == "deployment/web: successfully rolled out\n"
+    assert set(web.names("pods")) & before == {"client"}
+
+
+def test_delete_by_file(web: Shell) -> None:
+    assert web("delete", "-f", "web.yaml").stdout.splitlines() == [
+        "deployment/web deleted",
+        "endpointslice/outside-1 deleted",
+        "service/web deleted",
+        "service/outside deleted",
+    ]
+    assert web.names("services") == ["kubernetes"]
+    again = web("delete", "-f", "-", stdin=WEB)
+    assert (again.returncode, "there is no deployment/web in namespace default" in again.stderr) == (2, True)
+
+
+WRONG = [
+    (["get", "servces"], "did you mean services?"),
+    (["get", "foo"], "there are services, endpoints,"),
+    (["get", "svc/nix"], "there is no service/nix in namespace default"),
+    (["get"], "Missing argument"),
+    (["delete"], "no object was named"),
+    (["delete", "svc"], "no object was named"),
+    (["delete", "svc/nix"], "there is no service/nix in namespace default"),
+    (["delete", "svc/kubernetes"], "service default/kubernetes is declared by the topology"),
+    (["delete", "pod/client"], "pod/client is of the topology file"),
+    (["delete", "node/n1"], "nodes cannot be deleted"),
+    (["scale", "deploymnt/web", "--replicas", "2"], "did you mean deployment"),
+    (["scale", "deployment/nix", "--replicas", "2"], "there is no deployment/nix"),
+    (["scale", "deployment/nix"], "--replicas"),
+    (["scale", "svc/kubernetes", "--replicas", "2"], "services are no workloads"),
+    (["rollout", "status", "ds/nix"], "there is no daemonset/nix"),
+    (["rollout", "undo", "deployment/nix"], "undo"),
+    (["apply"], "--file"),
+    (["apply", "-f", "no-such.yaml"], "no-such.yaml: there is no such file"),
+    (["apply", "-f", "-"], "<stdin>: holds no object"),
+    (["get", "svc", "-l", "nowhere"], "there is no lab nowhere"),
+]
+
+
+@pytest.mark.parametrize(("argv", "said"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_a_mistake_is_explained(shell: Shell, argv: list[str], said: str) -> None:
+    done = shell(*argv)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+
+
+def test_a_daemon_set_cannot_be_scaled(shell: Shell) -> None:
+    daemon = DEPLOYMENT.replace("NAME", "web").replace("kind: Deployment", "kind: DaemonSet").replace("  replicas: 2\n", "")
+    assert shell("apply", "--wait", "-f", "-", stdin=daemon).returncode == 0
+    done = shell("scale", "daemonset/web", "--replicas", "5")
+    assert (done.returncode, "a DaemonSet has one pod on every node" in done.stderr) == (2, True)
+    assert shell("delete", "daemonset/web").returncode == 0
+
+
+# --- labs without a control plane ------------------------------------------------------------------------------------
+
+
+def test_a_lab_without_services_says_so(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    shell.file("web.yaml", WEB)
+    nothing = shell("get", "svc")
+    assert (nothing.returncode, "no lab is up" in nothing.stderr) == (2, True)
+    assert shell("up", shell.file("lab.yaml", LAB.replace("name: obj", "name: bare\nproxy: none"))).returncode == 0
+    try:
+        for argv in (["get", "svc"], ["apply", "-f", "web.yaml"], ["scale", "deployment/web", "--replicas", "1"]):
+            done = shell(*argv)
+            assert done.returncode in (1, 2)
+            assert "proxy: none" in done.stderr
+    finally:
+        assert shell("down", "bare").returncode == 0
+    down = shell("get", "svc", "-l", "bare")
+    assert (down.returncode, "bare" in down.stderr) == (2, True)
