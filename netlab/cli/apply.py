@@ -10,7 +10,7 @@ from netlab.cli.objects import await_rollout, control_plane, lab_option
 from netlab.codec import from_json, to_json
 from netlab.control.protocol import ask
 from netlab.control.resources import WORKLOADS, Reference, Resource
-from netlab.errors import ManifestError
+from netlab.errors import ManifestError, Problem
 
 if TYPE_CHECKING:
     from netlab.manifest.against import ExistingObjects
@@ -39,7 +39,7 @@ def apply_command(lab: str | None, files: tuple[str, ...], dry_run: bool, wait: 
     from netlab.manifest.against import check_against
     from netlab.manifest.model import merge
 
-    found = merge([_load(file) for file in files])
+    found = merge(_load_all(files))
     name = control_plane(lab)
     existing = _existing(name)
     verdict = check_against(found, existing)
@@ -58,6 +58,20 @@ def apply_command(lab: str | None, files: tuple[str, ...], dry_run: bool, wait: 
             kind = next(kind for kind, workloads in WORKLOADS.items() if workloads is workload.kind)
             key = {"kind": kind, "namespace": workload.namespace, "name": workload.name}
             await_rollout(name, key, Reference(kind, workload.name), 600.0)
+
+
+def _load_all(files: tuple[str, ...]) -> list[Manifests]:
+    """Return what each file declares. Raises ManifestError with the problems of all of them."""
+    found: list[Manifests] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            found.append(_load(file))
+        except ManifestError as exc:
+            problems += exc.problems
+    if problems:
+        raise ManifestError(problems)
+    return found
 
 
 def _load(file: str) -> Manifests:

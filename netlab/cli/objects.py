@@ -11,7 +11,7 @@ from netlab.cli.common import complete_lab, join, lab_name, output_option, print
 from netlab.cli.tables import print_table
 from netlab.control.protocol import ask
 from netlab.control.resources import Reference, Resource, parse
-from netlab.errors import UsageError
+from netlab.errors import NetlabError, UsageError
 from netlab.topology.service import DEFAULT_NAMESPACE
 
 COLUMNS = {
@@ -141,8 +141,8 @@ def rollout_command(lab: str | None, namespace: str, timeout: float, verb: str, 
 
 
 def await_rollout(lab: str, key: dict[str, Any], reference: Reference, timeout: float) -> None:
-    """Wait until a workload is rolled out, and say so. Raises UsageError after `timeout` seconds."""
+    """Wait until a workload is rolled out, and say so. Raises NetlabError after `timeout` seconds."""
     answer = ask(lab, {"verb": "wait", "timeout": timeout, **key}, timeout=timeout + math.ceil(timeout / 10) + 5)
     if not answer["done"]:
-        raise UsageError(f"{reference} is not rolled out after {timeout:g} s: {answer['status']}", "`netlab get pods`")
+        raise NetlabError(f"{reference} is not rolled out after {timeout:g} s: {answer['status']}", "`netlab get pods`")
     click.echo(f"{reference}: {answer['status']}")

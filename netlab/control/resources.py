@@ -62,7 +62,7 @@ def find_kind(word: str) -> Resource:
 
 
 def parse(words: tuple[str, ...]) -> list[Reference]:
-    """Return what `deployment/web`, `deployment web api` or `pods` mean. Raises UsageError."""
+    """Return what `deployment/web`, `deployment web api`, `pods` or `svc,pods` mean. Raises UsageError."""
     if not words:
         raise UsageError("no object was named", "as in `deployment/web`")
     if any("/" in word for word in words):
@@ -70,5 +70,5 @@ def parse(words: tuple[str, ...]) -> list[Reference]:
         if not all(name for _, _, name in pairs):
             raise UsageError(f"{' '.join(words)} names a kind without an object", "as in `deployment/web`")
         return [Reference(find_kind(kind), name) for kind, _, name in pairs]
-    kind = find_kind(words[0])
-    return [Reference(kind, name) for name in words[1:]] or [Reference(kind)]
+    kinds = [find_kind(word) for word in words[0].split(",")]
+    return [Reference(kind, name) for kind in kinds for name in words[1:] or ("",)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from netlab.control.plane import Plane
 from netlab.control.resources import WORKLOADS, Resource
-from netlab.controllers.backends import Backend
+from netlab.controllers.backends import Backend, in_order, slice_backends
 from netlab.controllers.revision import revision_of
 from netlab.controllers.state import PodState
 from netlab.topology.pod import Pod, Workload, WorkloadKind
@@ -89,19 +89,24 @@ def _places(backend: Backend) -> list[str]:
 
 
 def _slices(plane: Plane) -> Iterator[Item]:
-    for key, service in plane.registry.services.items():
-        if service.type is ServiceType.EXTERNAL_NAME:
-            continue
-        backends = plane.registry.backends(key)
-        ports = dict.fromkeys(str(port.port) for backend in backends for port in backend.ports)
-        addresses = [str(address) for backend in backends for address in backend.endpoint.addresses]
-        yield {
-            "namespace": service.namespace,
-            "name": service.name,
-            "service": service.name,
-            "ports": ",".join(ports) or "<unset>",
-            "endpoints": ",".join(addresses) or "<unset>",
-        }
+    """Yield one for each Service with a selector, under its name, and those that somebody wrote."""
+    for key, service in plane.services.items():
+        if service.selector and service.type is not ServiceType.EXTERNAL_NAME:
+            yield _slice(service.namespace, service.name, service.name, plane.backends(key))
+    for written in (*plane.topology.slices, *plane.journal.slices.values()):
+        yield _slice(written.namespace, written.name, written.service, in_order(slice_backends(written)))
+
+
+def _slice(namespace: str, name: str, service: str, backends: Sequence[Backend]) -> Item:
+    ports = dict.fromkeys(str(port.port) for backend in backends for port in backend.ports)
+    addresses = [str(address) for backend in backends for address in backend.endpoint.addresses]
+    return {
+        "namespace": namespace,
+        "name": name,
+        "service": service,
+        "ports": ",".join(ports) or "<unset>",
+        "endpoints": ",".join(addresses) or "<unset>",
+    }
 
 
 def _pods(plane: Plane) -> Iterator[Item]:

@@ -130,7 +130,7 @@ def await_traffic(lab: Lab) -> None:
     """Wait until both nodes have carried something."""
     for node in ("n1", "n2"):
         before = lab.counters(node)
-        until(lambda node=node, before=before: moved(lab.counters(node), before) > ENOUGH, 60)
+        until(lambda node=node, before=before: moved(lab.counters(node), before) > ENOUGH, 180)
 
 
 def send_until(over: threading.Event, connection: socket.socket) -> str:
