@@ -74,12 +74,19 @@ class Lab:
 
     @classmethod
     def load(
-        cls, file: str | Path, *, backend: str | None = None, forwarder: str | None = None, name: str | None = None
+        cls,
+        file: str | Path,
+        *,
+        backend: str | None = None,
+        forwarder: str | None = None,
+        name: str | None = None,
+        proxy: str | None = None,
     ) -> Lab:
         """Make a lab of a topology file. Raises TopologyError with every mistake in it."""
         from netlab.topology.load import load
 
-        return cls(load(file, backend=backend, forwarder=forwarder, name=name), str(Path(file).absolute()))
+        topology = load(file, backend=backend, forwarder=forwarder, name=name, proxy=proxy)
+        return cls(topology, str(Path(file).absolute()))
 
     @classmethod
     def loads(cls, text: str, *, name: str | None = None) -> Lab:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,7 @@ from netlab.cli.objects import await_rollout, control_plane, lab_option
 from netlab.codec import from_json, to_json
 from netlab.control.protocol import ask
 from netlab.control.resources import WORKLOADS, Reference, Resource
-from netlab.errors import ManifestError, Problem
+from netlab.errors import ManifestError, NetlabError, Problem
 
 if TYPE_CHECKING:
     from netlab.manifest.against import ExistingObjects
@@ -39,7 +40,10 @@ def apply_command(lab: str | None, files: tuple[str, ...], dry_run: bool, wait: 
     from netlab.manifest.against import check_against
     from netlab.manifest.model import merge
 
-    found = merge(_load_all(files))
+    read = [_load_sound(file) for file in files]
+    found = merge([sound for sound, _ in read])
+    if problems := [problem for _, faults in read for problem in faults]:
+        raise ManifestError([*problems, *_clashes(lab, found, problems)])
     name = control_plane(lab)
     existing = _existing(name)
     verdict = check_against(found, existing)
@@ -60,18 +64,21 @@ def apply_command(lab: str | None, files: tuple[str, ...], dry_run: bool, wait: 
             await_rollout(name, key, Reference(kind, workload.name), 600.0)
 
 
-def _load_all(files: tuple[str, ...]) -> list[Manifests]:
-    """Return what each file declares. Raises ManifestError with the problems of all of them."""
-    found: list[Manifests] = []
-    problems: list[Problem] = []
-    for file in files:
-        try:
-            found.append(_load(file))
-        except ManifestError as exc:
-            problems += exc.problems
-    if problems:
-        raise ManifestError(problems)
-    return found
+def _load_sound(file: str) -> tuple[Manifests, list[Problem]]:
+    from netlab.manifest.read import load_sound
+
+    return load_sound(file)
+
+
+def _clashes(lab: str | None, found: Manifests, known: list[Problem]) -> list[Problem]:
+    """Return what the lab, if it can be asked, could not take of files with which something is wrong already."""
+    from netlab.manifest.against import check_against
+
+    places = {(problem.file, problem.line, problem.column) for problem in known}
+    with suppress(NetlabError):
+        problems = check_against(found, _existing(control_plane(lab))).problems
+        return [problem for problem in problems if (problem.file, problem.line, problem.column) not in places]
+    return []
 
 
 def _load(file: str) -> Manifests:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     "--backend", metavar="B", help="Use this backend instead of the file's: bridge, vxlan, host-gw, ipip, udp."
 )
 @click.option("--forwarder", metavar="F", help="Backend udp: carry packets by this: auto, simple, batched, ebpf.")
+@click.option("--proxy", metavar="P", help="Services in this mode: iptables, nftables, ipvs, none.")
 @click.option("--dry-run", is_flag=True, help="Print the commands that would do it by hand, and change nothing.")
 @click.option("--wait", default=30.0, show_default=True, help="Seconds to wait for another netlab on the same lab.")
 @output_option
@@ -32,6 +33,7 @@ def up_command(
     name: str | None,
     backend: str | None,
     forwarder: str | None,
+    proxy: str | None,
     dry_run: bool,
     wait: float,
     output: str,
@@ -45,7 +47,7 @@ def up_command(
     from netlab.kernel.rootless import ensure_privileged
     from netlab.lab import Lab
 
-    lab = Lab.load(file or topo or default_file(), backend=backend, forwarder=forwarder, name=name)
+    lab = Lab.load(file or topo or default_file(), backend=backend, forwarder=forwarder, name=name, proxy=proxy)
     ensure_privileged()
     if dry_run:
         _print_commands(lab.up(dry_run=True), output)

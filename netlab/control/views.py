@@ -90,10 +90,10 @@ def _places(backend: Backend) -> list[str]:
 
 def _slices(plane: Plane) -> Iterator[Item]:
     """Yield one for each Service with a selector, under its name, and those that somebody wrote."""
-    for key, service in plane.services.items():
+    for key, service in plane.registry.services.items():
         if service.selector and service.type is not ServiceType.EXTERNAL_NAME:
-            yield _slice(service.namespace, service.name, service.name, plane.backends(key))
-    for written in (*plane.topology.slices, *plane.journal.slices.values()):
+            yield _slice(service.namespace, service.name, service.name, plane.registry.backends(key))
+    for written in (*plane.registry.topology.slices, *plane.registry.journal.slices.values()):
         yield _slice(written.namespace, written.name, written.service, in_order(slice_backends(written)))
 
 

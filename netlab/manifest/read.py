@@ -28,15 +28,25 @@ PROBLEMS_MAX = 1000  # after that many the rest is not looked at
 
 def load(path: str | Path) -> Manifests:
     """Read a file of manifests, or standard input for `-`. Raises ManifestError."""
+    return _require(*load_sound(path))
+
+
+def load_sound(path: str | Path) -> tuple[Manifests, list[Problem]]:
+    """Read a file of manifests as `load` does; return what could be read, and what is wrong with the rest."""
     try:
         text, file = read_text(path, kind="manifest", size_max=SIZE_MAX)
     except TopologyError as exc:
-        raise ManifestError(exc.problems) from exc
-    return read(text, file)
+        return Manifests(), list(exc.problems)
+    return read_sound(text, file)
 
 
 def read(text: str, file: str = "<text>") -> Manifests:
     """Read manifests from text; `file` is what messages call it. Raises ManifestError."""
+    return _require(*read_sound(text, file))
+
+
+def read_sound(text: str, file: str = "<text>") -> tuple[Manifests, list[Problem]]:
+    """Read manifests from text; return what could be read, and what is wrong with the rest."""
     reader = _Reader()
     with without_collection():
         documents, unreadable = read_all(text, file)
@@ -45,16 +55,22 @@ def read(text: str, file: str = "<text>") -> Manifests:
     problems = {*reader.problems, *([unreadable] if unreadable is not None else [])}
     if not problems and not reader.declared and not reader.found:
         problems.add(Problem(file, 0, 0, "", "holds no object", "an object has apiVersion, kind, metadata and spec"))
-    if problems:
-        raise ManifestError(sorted(problems))
     of = reader.declared
-    return Manifests(
+    found = Manifests(
         services=tuple(one for one in of if isinstance(one.value, Service)),
         workloads=tuple(one for one in of if isinstance(one.value, Workload)),
         pods=tuple(one for one in of if isinstance(one.value, Pod)),
         slices=tuple(one for one in of if isinstance(one.value, EndpointSlice)),
         ignored=tally(reader.found),
     )
+    return found, sorted(problems)
+
+
+def _require(found: Manifests, problems: list[Problem]) -> Manifests:
+    """Return manifests with which nothing is wrong. Raises ManifestError."""
+    if problems:
+        raise ManifestError(problems)
+    return found
 
 
 class _Reader:

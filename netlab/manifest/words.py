@@ -78,7 +78,7 @@ def _no_kind(value: Mapping[str, Any]) -> Finding:
 
 
 def _unknown_kind(kind: str, known: list[str]) -> Finding:
-    message = f"netlab makes nothing of a {quote(kind)}{did_you_mean(kind, known)}"
+    message = f"netlab makes nothing of the kind {quote(kind)}{did_you_mean(kind, known)}"
     hint = INSTEAD.get(kind, f"it knows {listed(known)}" if find_similar(kind, known) is None else "")
     return Finding(("kind",), message, hint)
 

@@ -24,7 +24,7 @@ fe00::1\tip6-allnodes
 fe00::2\tip6-allrouters
 """
 _NO_SERVER = """\
-# No nameserver yet: a resolver then asks 127.0.0.1, where nobody listens, and fails at once (resolv.conf(5)).
+# No nameserver: a resolver then asks 127.0.0.1, where nobody listens, and fails at once (resolv.conf(5)).
 """
 
 

@@ -114,7 +114,7 @@ def _change(netns: str, old: Object | None, new: Object) -> Iterator[str]:
         case Forwarder():
             yield f"# netlab itself tells the forwarder: {len(new.peers)} peers, MTU {new.mtu}"
         case ControlPlane():
-            yield "# netlab itself tells the control plane what is new"
+            yield "# netlab itself tells the control plane what has changed"
         case _ if old is not None:
             yield from _change_link(netns, old, new)
 

@@ -170,9 +170,17 @@ class Supervisor:
         for status in report.processes if report else ():
             spec = status.spec
             if spec.key in daemons and not (status.ready and status.phase == Life.RUNNING):
-                why = status.reason or "it has not become ready"
+                why = status.reason or self._last_words(spec) or "it has not become ready"
                 whose = f"node {spec.pod}" if spec.name == FORWARDER else f"lab {self._lab}"
                 raise NetlabError(f"the {spec.name} of {whose} does not start: {why}", _where_to_look(spec))
+
+    def _last_words(self, spec: Spec) -> str:
+        """Return the last line of a process's log."""
+        try:
+            lines = self._files.log(*spec.key).read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return next((line for line in reversed(lines) if line.strip()), "")
 
     def _ask(self, request: bytes) -> Report | None:
         """Send one request, wait until everything has settled and return the outcome; None when nobody answers."""

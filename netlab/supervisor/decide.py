@@ -21,6 +21,7 @@ BACKOFF_FIRST = 10.0  # kubelet's crash-loop backoff: 10 s, doubled each time, 3
 BACKOFF_MOST = 300.0
 BACKOFF_RESET = 600.0  # ... and forgotten when the container ran for 10 min
 READY_TIMEOUT = 60.0  # seconds that a daemon has to take its configuration in: a hundred start at once
+REFUSED_TIMEOUT = 1.0  # seconds that one has to end that has said that it cannot
 NEVER = float("inf")
 
 
@@ -163,9 +164,9 @@ def confirm(task: Task, said: str) -> None:
         task.due = NEVER
 
 
-def refuse(task: Task, why: str) -> None:
-    """Record that a daemon cannot do what its configuration says: nobody need wait for it."""
-    task.reason, task.due = why, 0.0
+def refuse(task: Task, why: str, now: float) -> None:
+    """Record that a daemon cannot do what its configuration says: it ends now, or goes on with what it had."""
+    task.reason, task.due = why, min(task.due, now + REFUSED_TIMEOUT)
 
 
 def is_settled(task: Task, now: float) -> bool:

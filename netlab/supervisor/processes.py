@@ -230,7 +230,7 @@ class Processes:
             if words.startswith(READY):
                 decide.confirm(life.task, words.removeprefix(READY).decode(errors="replace"))
             elif words.startswith(FAILED):
-                decide.refuse(life.task, words.removeprefix(FAILED).decode(errors="replace"))
+                decide.refuse(life.task, words.removeprefix(FAILED).decode(errors="replace"), time.monotonic())
             elif not words:  # it has ended, or says nothing any more
                 self._let_go(life)
 

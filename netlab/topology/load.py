@@ -19,7 +19,7 @@ from netlab.errors import Problem, TopologyError, UsageError
 from netlab.topology.document import Document, Unreadable, read, without_collection
 from netlab.topology.draft import expand
 from netlab.topology.findings import find_similar, quote, suggest
-from netlab.topology.model import ForwarderKind, Topology, UdpBackend
+from netlab.topology.model import ForwarderKind, Proxy, Topology, UdpBackend
 from netlab.topology.partial import validate
 from netlab.topology.rules import broken_rules
 from netlab.topology.schema import BACKENDS
@@ -30,15 +30,20 @@ FALLBACK_NAME = "lab"
 
 
 def load(
-    path: str | Path, *, backend: str | None = None, forwarder: str | None = None, name: str | None = None
+    path: str | Path,
+    *,
+    backend: str | None = None,
+    forwarder: str | None = None,
+    name: str | None = None,
+    proxy: str | None = None,
 ) -> Topology:
     """Load a topology file, or standard input for `-`.
 
-    `backend` overrides the file's type of backend, `forwarder` that of backend udp, `name` the lab's name. Raises
-    TopologyError, and UsageError for an override that cannot be.
+    `backend` overrides the file's type of backend, `forwarder` that of backend udp, `name` the lab's name, `proxy` the
+    mode of nodes that have none of their own. Raises TopologyError, and UsageError for an override that cannot be.
     """
     text, file = read_text(path)
-    return load_text(text, file, backend=backend, forwarder=forwarder, name=name)
+    return load_text(text, file, backend=backend, forwarder=forwarder, name=name, proxy=proxy)
 
 
 def load_text(
@@ -48,19 +53,22 @@ def load_text(
     backend: str | None = None,
     forwarder: str | None = None,
     name: str | None = None,
+    proxy: str | None = None,
 ) -> Topology:
     """Load a topology from text; `file` is what messages call it, and its name is the lab's if the text gives none."""
     if backend is not None and backend not in BACKENDS:
         raise UsageError(f"{quote(backend)} is not a backend{suggest(backend, BACKENDS)}")
+    if proxy is not None and proxy not in list(Proxy):
+        raise UsageError(f"{quote(proxy)} is not a mode of kube-proxy{suggest(proxy, list(Proxy))}")
     if name is not None and (not names.LABEL.match(name) or len(name) > names.LABEL_MAX):
         hint = f"lower-case letters, digits and '-' within, at most {names.LABEL_MAX} of them"
         raise UsageError(f"{quote(name)} cannot be the name of a lab", hint)
     with without_collection():
-        topology = _topology(text, file, backend=backend, name=name)
+        topology = _topology(text, file, backend=backend, name=name, proxy=proxy)
     return topology if forwarder is None else _with_forwarder(topology, forwarder)
 
 
-def _topology(text: str, file: str, *, backend: str | None, name: str | None) -> Topology:
+def _topology(text: str, file: str, *, backend: str | None, name: str | None, proxy: str | None) -> Topology:
     """Make a topology of a text. Raises TopologyError."""
     try:
         document = read(text, file)
@@ -69,6 +77,8 @@ def _topology(text: str, file: str, *, backend: str | None, name: str | None) ->
     if not isinstance(document.value, dict):
         raise TopologyError([*document.problems, _not_a_mapping(document)])
     partial = validate(document)
+    if proxy is not None:
+        partial.spec = partial.spec.model_copy(update={"proxy": proxy})
     draft = expand(partial, name or partial.spec.name or _name_of_file(file), backend)
     findings = [*partial.findings, *broken_rules(draft)]
     problems = {*document.problems, *(document.problem(finding) for finding in findings)}

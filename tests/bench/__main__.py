@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from tests.bench import cli, datapath, dns, path, scale, services, up, vm
+from tests.bench import cli, datapath, dns, first_packet, first_packet_lab, path, scale, services, up, vm
 from tests.bench.contenders import CONTENDERS
 from tests.bench.measure import BenchError
 from tests.bench.overlays import BACKENDS
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         ("dns", dns),
         ("vm", vm),
         ("services", services),
+        ("first-packet", first_packet),
     ):
         command = commands.add_parser(name, help=str(module.__doc__).partition(": ")[2].partition("\n")[0])
         command.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
@@ -62,7 +63,20 @@ def _parser() -> argparse.ArgumentParser:
     kinds = services.VARIANTS
     of_services.add_argument("--variants", type=_some_of(kinds), default=kinds, help=f"of {','.join(kinds)}")
     _add_datapath(commands.choices["datapath"])
+    _add_first_packet(commands.choices["first-packet"])
     return parser
+
+
+def _add_first_packet(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-n", dest="sizes", type=_sizes, default=first_packet.SIZES, help="services: 10,1000,10000")
+    kinds = first_packet_lab.VARIANTS
+    command.add_argument("--variants", type=_some_of(kinds), default=kinds, help=f"of {','.join(kinds)}")
+    _add_files(command)
+
+
+def _add_files(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", dest="json_file", metavar="FILE", help="keep every sample in a file")
+    command.add_argument("--plot", dest="plot_file", metavar="FILE", help="draw a picture: FILE.png, .svg or .pdf")
 
 
 def _add_datapath(command: argparse.ArgumentParser) -> None:
@@ -70,8 +84,7 @@ def _add_datapath(command: argparse.ArgumentParser) -> None:
     for name, known in (("variants", list(BACKENDS)), ("tests", tests), ("topologies", list(datapath.TOPOLOGIES))):
         command.add_argument(f"--{name}", type=_some_of(known), default=known, help=f"of {','.join(known)}")
     command.add_argument("--seconds", type=int, default=2, help="of one run of a test (default 2)")
-    command.add_argument("--json", dest="json_file", metavar="FILE", help="keep every sample in a file")
-    command.add_argument("--plot", dest="plot_file", metavar="FILE", help="draw a picture: FILE.png, .svg or .pdf")
+    _add_files(command)
 
 
 def main() -> None:
@@ -99,6 +112,8 @@ def main() -> None:
                 vm.main(**options)
             case "services":
                 services.main(**options)
+            case "first-packet":
+                first_packet.main(first_packet.Options(**options))
     except BenchError as exc:
         sys.exit(f"bench: {exc}")
     except KeyboardInterrupt:  # what is in a sandbox ends with it

@@ -79,6 +79,13 @@ spec:
   type: NodePort
   ports:
   - {port: 80, nodePort: 99}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: fourth}
+spec:
+  clusterIP: 10.97.0.1
+  ports: [{port: 80}]
 """
 CLASHES = """\
 apiVersion: v1
@@ -211,11 +218,12 @@ def test_every_mistake_of_a_file_is_told_and_nothing_is_applied(shell: Shell) ->
     done = shell("apply", "-f", shell.file("bad.yaml", MISTAKES))
     assert done.returncode == 2
     told = {line.partition(": ")[0]: line for line in done.stderr.splitlines() if line.startswith("bad.yaml:")}
-    assert [place.rpartition(":")[0] for place in told] == ["bad.yaml:10", "bad.yaml:13", "bad.yaml:23"]
-    unknown, version, number = told.values()
+    assert [place.rpartition(":")[0] for place in told] == ["bad.yaml:10", "bad.yaml:13", "bad.yaml:23", "bad.yaml:29"]
+    unknown, version, number, address = told.values()
     assert "spec.selectr: unknown field; did you mean 'selector'?" in unknown
     assert "apps/v1" in version
     assert "nodePort" in number
+    assert "10.97.0.1 is not in the serviceCIDR" in address
     assert done.stdout == ""
     assert shell.names("services") == ["kubernetes"]
 

@@ -3,7 +3,7 @@
 Where the mode chooses at random (iptables, nftables) the counts of 5 equal endpoints are multinomial, and Pearson's
 statistic has the chi-squared distribution with 4 degrees of freedom. Its tail is exp(-x/2) * (1 + x/2) (for 2k degrees
 of freedom it is a Poisson sum of k terms), so CRITICAL makes each test fail once in a million runs of right code. An
-endpoint that gets 15 % instead of 20 % of 10,000 has an expected statistic of 160. IPVS's `rr` leaves nothing to chance.
+endpoint that gets 15 % instead of 20 % of 10,000 has an expected statistic of 156. IPVS's `rr` leaves none to chance.
 """
 
 from __future__ import annotations

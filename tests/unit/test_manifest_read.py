@@ -278,7 +278,7 @@ a: [b
         "m.yaml:6:23: spec.ports[1]: lacks a `name`, which each of several ports needs",
         "m.yaml:6:24: spec.ports[1].prot: unknown field; did you mean 'port'?",
         "m.yaml:8:13: apiVersion: 'extensions/v1beta1' has no Deployment here; it is of 'apps/v1'",
-        "m.yaml:12:7: kind: netlab makes nothing of a 'Deploymnt'; did you mean 'Deployment'?",
+        "m.yaml:12:7: kind: netlab makes nothing of the kind 'Deploymnt'; did you mean 'Deployment'?",
         "m.yaml:16:23: metadata.replicas: unknown field here; it belongs in spec",
         "m.yaml:18:33: spec.selector.matchLabels.app: the template's pods have no label app: web, so the selector"
         " would not find them",
@@ -301,7 +301,7 @@ a: [b
         ("kind: Service", "m.yaml:1:1: lacks the field 'apiVersion'; that of a Service is 'v1'"),
         ("kind: [Service]", "m.yaml:1:7: kind: expected the name of a kind"),
         ("apiVersion: v1\nkind: List\nitem: []", "m.yaml:1:1: a List holds objects as a list in `items`"),
-        ("apiVersion: batch/v1\nkind: Job", "m.yaml:2:7: kind: netlab makes nothing of a 'Job'"),
+        ("apiVersion: batch/v1\nkind: Job", "m.yaml:2:7: kind: netlab makes nothing of the kind 'Job'"),
         (
             SERVICE.replace("port: 80", "port: 80, targetPort: '80'") % "a",
             "m.yaml:1:92: spec.ports[0].targetPort: '80' is a text, and a port's name has a letter",
