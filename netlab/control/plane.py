@@ -73,13 +73,15 @@ class Plane:
         self.wake()
 
     async def close(self) -> None:
-        """Let go of everything; rules and pods stay."""
+        """Let go of everything; pods stay, and rules do on nodes that are to have them."""
         self.kubelet.close()
         self.changes.close()
         self._health.close()
         self._balancer.close()
         self.registry.journal.close()
-        await self.proxies.stop()
+        with suppress(NetlabError):  # the folder may have gone already
+            self.registry.read_pods()
+        await self.proxies.stop(keep=self.registry.targets().keys())
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 

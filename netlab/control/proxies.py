@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
@@ -38,9 +38,9 @@ class Proxies:
         self._ports: dict[PortKey, ServicePort] = {}
 
     async def want(self, targets: Mapping[str, tuple[NodeTarget, Proxy]]) -> None:
-        """Have proxiers for these nodes, by name, and no others; a node of another mode is cleaned first."""
+        """Have proxiers for these nodes, by name, and no others; what another mode has left is taken away."""
         for name in self._nodes.keys() - targets.keys():
-            await self._nodes.pop(name).stop()
+            await self._nodes.pop(name).stop(clean=True)
         for name, (target, mode) in targets.items():
             node = self._nodes.get(name)
             if node and (node.target, node.mode) == (target, mode):
@@ -68,9 +68,9 @@ class Proxies:
         """Return what went wrong at each node's last write."""
         return {name: node.failure for name, node in self._nodes.items() if node.failure}
 
-    async def stop(self) -> None:
-        """Let go of all nodes; their rules stay."""
-        await asyncio.gather(*(node.stop() for node in self._nodes.values()))
+    async def stop(self, keep: Container[str]) -> None:
+        """Let go of all nodes; the rules stay on those to `keep`, by name."""
+        await asyncio.gather(*(node.stop(clean=name not in keep) for name, node in self._nodes.items()))
         self._threads.shutdown(wait=False)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from netlab.control.plane import Plane
 from netlab.control.resources import WORKLOADS, Resource
-from netlab.controllers.backends import Backend
+from netlab.controllers.backends import Backend, in_order, slice_backends
 from netlab.controllers.revision import revision_of
 from netlab.controllers.state import PodState
-from netlab.names import short_hash
-from netlab.topology.addresses import Address
 from netlab.topology.pod import Pod, Workload, WorkloadKind
 from netlab.topology.service import Service, ServiceType
 
@@ -91,27 +89,23 @@ def _places(backend: Backend) -> list[str]:
 
 
 def _slices(plane: Plane) -> Iterator[Item]:
-    """Yield what somebody wrote, and for each selector the slice that a cluster would make of it."""
-    registry = plane.registry
-    for written in (*registry.topology.slices, *registry.journal.slices.values()):
-        ports = [port.port for port in written.ports]
-        addresses = [address for endpoint in written.endpoints for address in endpoint.addresses]
-        yield _slice(written.namespace, written.name, written.service, ports, addresses)
-    for (namespace, name), service in registry.services.items():
-        if service.selector:
-            backends = registry.backends((namespace, name))
-            numbers = [port.port for backend in backends for port in backend.ports]
-            found = [address for backend in backends for address in backend.endpoint.addresses]
-            yield _slice(namespace, f"{name}-{short_hash(namespace, name, digits=5)}", name, numbers, found)
+    """Yield one for each Service with a selector, under its name, and those that somebody wrote."""
+    for key, service in plane.registry.services.items():
+        if service.selector and service.type is not ServiceType.EXTERNAL_NAME:
+            yield _slice(service.namespace, service.name, service.name, plane.registry.backends(key))
+    for written in (*plane.registry.topology.slices, *plane.registry.journal.slices.values()):
+        yield _slice(written.namespace, written.name, written.service, in_order(slice_backends(written)))
 
 
-def _slice(namespace: str, name: str, service: str, ports: Iterable[int], addresses: Iterable[Address]) -> Item:
+def _slice(namespace: str, name: str, service: str, backends: Sequence[Backend]) -> Item:
+    ports = dict.fromkeys(str(port.port) for backend in backends for port in backend.ports)
+    addresses = [str(address) for backend in backends for address in backend.endpoint.addresses]
     return {
         "namespace": namespace,
         "name": name,
         "service": service,
-        "ports": ",".join(dict.fromkeys(map(str, ports))) or "<unset>",
-        "endpoints": ",".join(map(str, addresses)) or "<unset>",
+        "ports": ",".join(ports) or "<unset>",
+        "endpoints": ",".join(addresses) or "<unset>",
     }
 
 
