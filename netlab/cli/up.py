@@ -11,6 +11,10 @@ import click
 from netlab.cli.common import default_file, output_option, print_json
 from netlab.errors import UsageError
 
+NO_BR_NETFILTER = """\
+note: br_netfilter is not loaded: Services and cluster DNS do not work between the pods of one node
+  hint: modprobe br_netfilter, which every node of a Kubernetes cluster has"""
+
 if TYPE_CHECKING:
     from netlab.lab import Lab, Outcome
 
@@ -74,7 +78,9 @@ def _print_commands(outcome: Outcome, output: str) -> None:
 
 def _report(lab: Lab, outcome: Outcome, output: str) -> None:
     """Say what was done."""
+    from netlab.kernel import sysctl
     from netlab.plan.summary import FEW, numbered, summarize
+    from netlab.topology.model import Proxy
 
     if output == "json":
         print_json(_json(lab, outcome))
@@ -82,6 +88,8 @@ def _report(lab: Lab, outcome: Outcome, output: str) -> None:
     for refusal in outcome.plan.refusals:
         click.echo(f"left out: {refusal.what}: {refusal.why}", err=True)
     topology = lab.topology
+    if topology.proxy is not Proxy.NONE and not sysctl.has_br_netfilter():
+        click.echo(NO_BR_NETFILTER, err=True)
     size = (
         f"{numbered(len(topology.nodes), 'node')}, {numbered(len(topology.own_pods), 'pod')}, {topology.backend.type}"
     )

@@ -59,3 +59,8 @@ def _find_value(path: str) -> str | None:
             return file.read().strip()
     except FileNotFoundError:
         return next((value for part, value in WITHOUT.items() if part in path), None)
+
+
+def has_br_netfilter() -> bool:
+    """Say whether bridges hand IP packets to the packet filter."""
+    return Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists()

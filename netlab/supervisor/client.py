@@ -103,12 +103,15 @@ class Supervisor:
         A container that cannot start is waiting or ended, as `states` says. Raises NetlabError when a pause or a
         node's daemon cannot.
         """
-        wanted = {status.spec.key: status.spec for status in self._present()}
+        present = self._present()
+        wanted = {status.spec.key: status.spec for status in present}
         for _, process in stop:
             wanted.pop(_key(process), None)
         new = [_spec(name, process) for name, process in start]
         wanted |= {spec.key: spec for spec in new}
         if not wanted:
+            if present:
+                self._apply({})  # gently: a control plane takes its rules away
             self.stop()
             return
         self._apply(wanted)

@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_first_packet(command: argparse.ArgumentParser) -> None:
-    command.add_argument("-n", dest="sizes", type=_sizes, default=first_packet.SIZES, help="services: 10,1000,10000")
+    command.add_argument(
+        "-n", dest="sizes", type=_sizes, default=first_packet.SIZES, help="services: 10,1000,5000,10000"
+    )
     kinds = first_packet_lab.VARIANTS
     command.add_argument("--variants", type=_some_of(kinds), default=kinds, help=f"of {','.join(kinds)}")
     _add_files(command)

@@ -32,11 +32,11 @@ from tests.bench.first_packet_figures import (
 )
 from tests.bench.first_packet_lab import Way
 
-SIZES = (10, 1000, 10000)  # services
+SIZES = (10, 1000, 5000, 10000)  # services
 BLOCK = 50  # connections to one place, one after the other
 BLOCKS = 10  # of each place in a round
 RATED = 1000  # connections through each mode in a round, without a look at each
-BOUND = 60.0  # seconds: a mode whose rules take longer to be written is left out
+BOUND = 150.0  # seconds: a mode whose rules take longer to be written is left out
 Found = tuple[str, str, str, float]  # variant, place, metric, value
 
 LEGEND = f"""\

@@ -22,7 +22,9 @@ TEST_LIMIT = "--timeout=900"  # seconds for one test (pytest-timeout); a later o
 JUNIT = "/run/junit.xml"
 TESTS_FAILED, NO_TESTS = 1, 5  # exit statuses of pytest
 PLUGINS = ("-p", "no:cacheprovider", "-p", "tests.tier.shard")
-PYTEST = ("python3", "-m", "pytest", *PLUGINS, TEST_LIMIT, f"--junitxml={JUNIT}")
+# A node of a cluster has br_netfilter: without it Services do not work between the pods of one node.
+PREPARED = ("sh", "-c", 'modprobe br_netfilter && exec "$@"', "sh")
+PYTEST = (*PREPARED, "python3", "-m", "pytest", *PLUGINS, TEST_LIMIT, f"--junitxml={JUNIT}")
 ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "NETLAB_CONSOLE": "/dev/ttyS0", "COLUMNS": "100"}
 
 
