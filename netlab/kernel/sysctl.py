@@ -63,4 +63,4 @@ def _find_value(path: str) -> str | None:
 
 def has_br_netfilter() -> bool:
     """Say whether bridges hand IP packets to the packet filter."""
-    return Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists()
+    return os.path.exists(f"{ROOT}net/bridge/bridge-nf-call-iptables")
