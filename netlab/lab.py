@@ -285,12 +285,15 @@ class Lab:
         return str(self.addresses(member)[0])
 
     def place(self, member: str) -> Place:
-        """Return where a command in a member runs. Raises UsageError."""
+        """Return where a command in a member runs: in a pod with its first container's variables. Raises UsageError."""
+        from netlab.plan.build import variables
         from netlab.plan.etc import etc_files
 
-        files = etc_files(self.topology, self.snapshot, member)
+        snapshot, pod = self.snapshot, self.topology.find_pod(member)
+        files = etc_files(self.topology, snapshot, member)
         env = {"NETLAB_LAB": self.name, "NETLAB_MEMBER": member}
-        pod = self.topology.find_pod(member)
+        if pod and pod.containers:
+            env |= dict(variables(snapshot, pod, pod.containers[0]))
         hostname = pod.node if pod and pod.host_network else member
         return Place(self.netns(member), files.hosts, files.resolv_conf, hostname, env)
 

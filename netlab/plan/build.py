@@ -45,7 +45,7 @@ from netlab.plan.underlay import (
 )
 from netlab.store.store import Snapshot
 from netlab.topology.model import Address, Network, Node, Pod, Proxy, Role, Router, Segment, Topology, UdpBackend
-from netlab.topology.pod import SYSTEM
+from netlab.topology.pod import SYSTEM, Container
 
 POD_INTERFACE = "eth0"
 
@@ -127,15 +127,19 @@ def _processes(snapshot: Snapshot, pod: Pod) -> Iterator[Process]:
     if not pod.containers:
         return
     yield Process(pod.name, PAUSE, (PAUSE,))
-    node = snapshot.leases[pod.node].public_ips
-    addresses = node if pod.host_network else snapshot.pods[pod.name]
     for container in pod.containers:
-        env = environment(container, pod, addresses, node)
+        env = variables(snapshot, pod, container)
         argv = tuple(expand(word, dict(env)) for word in container.command)
         if not argv:
             argv = ("netlab-echo", *(f"--port={port.port}/{port.protocol}" for port in container.ports))
             env = (("NETLAB_NAMESPACE", pod.namespace), ("NETLAB_NODE", pod.node), *env)
         yield Process(pod.name, container.name, argv, env, container.working_dir, container.restart)
+
+
+def variables(snapshot: Snapshot, pod: Pod, container: Container) -> tuple[tuple[str, str], ...]:
+    """Return a container's environment variables."""
+    node = snapshot.leases[pod.node].public_ips
+    return environment(container, pod, node if pod.host_network else snapshot.pods[pod.name], node)
 
 
 def _control_plane(topology: Topology, snapshot: Snapshot) -> Iterator[ControlPlane]:

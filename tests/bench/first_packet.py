@@ -64,7 +64,7 @@ def main(options: Options) -> None:
     figures: list[Figure] = []
     last: dict[str, tuple[int, float]] = {}  # by variant: a size, and the seconds until it was written
     for size in sorted(options.sizes):
-        left_out = _unbearable(last, size) | left_out
+        left_out = unbearable(last, size) | left_out
         variants = [variant for variant in options.variants if variant not in left_out]
         found: Any = sandbox.call(measure, variants, size, options.rounds, options.seed)
         last |= {variant: (size, seconds) for variant, seconds in found["written"].items()}
@@ -80,7 +80,7 @@ def main(options: Options) -> None:
         plot_services.draw(figures, options.plot_file)
 
 
-def _unbearable(last: Mapping[str, tuple[int, float]], size: int) -> dict[str, str]:
+def unbearable(last: Mapping[str, tuple[int, float]], size: int) -> dict[str, str]:
     """Return which modes are expected to take too long, and why: the slowest grow with the square of the Services."""
     expected = {variant: seconds * (size / before) ** 2 for variant, (before, seconds) in last.items() if before >= 100}
     return {
@@ -108,14 +108,15 @@ def _latencies(ways: Sequence[Way], listener: socket, chance: random.Random) -> 
     blocks = [(way, place) for way in ways for place in _places(way)] * BLOCKS
     chance.shuffle(blocks)
     for way, place in blocks:
-        found, _ = lab.connect(way, listener, _targets(way, place, BLOCK, chance))
+        found, _ = lab.connect(way, listener, targets(way, place, BLOCK, chance))
         samples[way.variant, place] += found
     for (variant, place), values in samples.items():
-        for rank, value in zip(RANKS, _percentiles(values), strict=True):
+        for rank, value in zip(RANKS, percentiles(values), strict=True):
             yield variant, place, rank, value
 
 
-def _percentiles(values: Sequence[float]) -> list[float]:
+def percentiles(values: Sequence[float]) -> list[float]:
+    """Return those of RANKS."""
     cuts = quantiles(values, n=100, method="inclusive")
     return [cuts[rank - 1] for rank in RANKS.values()]
 
@@ -123,7 +124,7 @@ def _percentiles(values: Sequence[float]) -> list[float]:
 def _rates(ways: Sequence[Way], listener: socket, chance: random.Random) -> Iterator[Found]:
     for way in chance.sample(ways, len(ways)):
         place = POD if way.variant == BARE else RANDOM
-        _, seconds = lab.connect(way, listener, _targets(way, place, RATED, chance))
+        _, seconds = lab.connect(way, listener, targets(way, place, RATED, chance))
         yield way.variant, place, RATE, RATED / seconds
 
 
@@ -131,7 +132,7 @@ def _places(way: Way) -> tuple[str, ...]:
     return (POD,) if way.variant == BARE else (*PLACES, RANDOM)
 
 
-def _targets(way: Way, place: str, count: int, chance: random.Random) -> list[tuple[str, int]]:
+def targets(way: Way, place: str, count: int, chance: random.Random) -> list[tuple[str, int]]:
     """Return whom to connect to."""
     order = way.cluster_ips
     match place:

@@ -49,20 +49,23 @@ def _latency(axis: Any, figures: Sequence[Figure]) -> None:
             values = [median(of(figures, size, variant, RANDOM, rank).values()) * MICRO for size in sizes]
             label = variant if rank == "p50" else None
             axis.plot(sizes, values, style, color=COLOURS[variant], label=label, markersize=4, linewidth=1.4)
-    _by_services(axis, "first packet, SYN to SYN/ACK: microseconds", "p50 solid, p99 dashed")
-    axis.legend(fontsize=8, frameon=False)
+    _by_services(axis, "first packet, SYN to SYN/ACK: microseconds", "p50 solid, p99 dashed", figures)
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
 
 
 def _rate(axis: Any, figures: Sequence[Figure]) -> None:
     for variant, sizes in _sizes(figures).items():
         values = [median(of(figures, size, variant, RANDOM, RATE).values()) / 1e3 for size in sizes]
         axis.plot(sizes, values, "o-", color=COLOURS[variant], markersize=4, linewidth=1.4)
-    _by_services(axis, "new connections: thousands/s", "one client process")
-    axis.set_ylim(bottom=0)
+    _by_services(axis, "new connections: thousands/s", "one client process", figures)
 
 
-def _by_services(axis: Any, title: str, note: str) -> None:
+def _by_services(axis: Any, title: str, note: str, figures: Sequence[Figure]) -> None:
+    sizes = sorted({figure.size for figure in figures})
     axis.set_xscale("log")
+    axis.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)
+    axis.set_xticks([], minor=True)
+    axis.set_ylim(bottom=0)
     axis.set_xlabel(f"services ({note})", fontsize=9)
     axis.set_title(title, fontsize=10, loc="left")
 
