@@ -92,6 +92,8 @@ def delete_command(lab: str | None, namespace: str, files: tuple[str, ...], word
 
     A pod of a Deployment comes back under another name: delete the Deployment.
     """
+    if files and words:
+        raise UsageError("objects are named both by files and by words", "give one of the two")
     if files:
         from netlab.cli.apply import references
 

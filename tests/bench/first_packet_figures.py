@@ -46,16 +46,16 @@ def cases(figures: Sequence[Figure]) -> Iterator[tuple[str, int]]:
 
 def first_table(figures: Sequence[Figure]) -> str:
     """Return the table of the first packet to a Service at random, in microseconds."""
-    header = ["", "services", *(f"{rank} us" for rank in RANKS), "p50: + us", "p50: x", "p99: x"]
+    header = ["", "services", *(f"{rank} us" for rank in RANKS), "p50: + us", "p50: x"]
     rows = []
     for variant, size in cases(figures):
         row = [variant, str(size)]
         row += [spread(of(figures, size, variant, RANDOM, rank).values()).text(0, MICRO) for rank in RANKS]
         if variant == BARE:
-            rows.append([*row, "0", "1", "1"])
+            rows.append([*row, "0", "1"])
             continue
         row.append(more(figures, size, variant, RANDOM, "p50").text(1, MICRO))
-        rows.append([*row, *(_times(figures, size, variant, rank) for rank in ("p50", "p99"))])
+        rows.append([*row, _times(figures, size, variant, "p50")])
     return table(header, rows)
 
 

@@ -15,6 +15,7 @@ COLOURS = {
     "nftables": "#3b6ea5",
     "ipvs": "#4c8c4a",
 }
+TICKS = (10, 20, 50, 100, 200, 500)  # microseconds
 
 
 def draw(figures: Sequence[Figure], file: str) -> None:
@@ -50,6 +51,9 @@ def _latency(axis: Any, figures: Sequence[Figure]) -> None:
             label = variant if rank == "p50" else None
             axis.plot(sizes, values, style, color=COLOURS[variant], label=label, markersize=4, linewidth=1.4)
     _by_services(axis, "first packet, SYN to SYN/ACK: microseconds", "p50 solid, p99 dashed", figures)
+    axis.set_yscale("log")
+    axis.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axis.set_yticks([], minor=True)
     axis.legend(fontsize=8, frameon=False, loc="upper left")
 
 
@@ -58,6 +62,7 @@ def _rate(axis: Any, figures: Sequence[Figure]) -> None:
         values = [median(of(figures, size, variant, RANDOM, RATE).values()) / 1e3 for size in sizes]
         axis.plot(sizes, values, "o-", color=COLOURS[variant], markersize=4, linewidth=1.4)
     _by_services(axis, "new connections: thousands/s", "one client process", figures)
+    axis.set_ylim(bottom=0)
 
 
 def _by_services(axis: Any, title: str, note: str, figures: Sequence[Figure]) -> None:
@@ -65,7 +70,6 @@ def _by_services(axis: Any, title: str, note: str, figures: Sequence[Figure]) ->
     axis.set_xscale("log")
     axis.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)
     axis.set_xticks([], minor=True)
-    axis.set_ylim(bottom=0)
     axis.set_xlabel(f"services ({note})", fontsize=9)
     axis.set_title(title, fontsize=10, loc="left")
 

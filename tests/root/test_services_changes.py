@@ -60,7 +60,10 @@ def lab(shared: ServiceLab) -> Iterator[ServiceLab]:
         for item in ask(shared.name, {"verb": "get", "kind": kind, "namespace": "default"})["items"]:
             if item["name"] != "kubernetes":
                 shared.delete(kind, item["name"])
-    until(lambda: not {*members(shared)} - {"client"})
+    for item in ask(shared.name, {"verb": "get", "kind": "pods", "namespace": "default"})["items"]:
+        if item["owner"] == "manifest":
+            shared.delete("pods", item["name"])
+    until(lambda: members(shared) == ["client"])
 
 
 def members(lab: ServiceLab) -> list[str]:
@@ -163,7 +166,7 @@ def test_a_pod_that_ends_serves_on_while_it_is_the_only_one(lab: ServiceLab) -> 
     answers = [lab.ask("client", lab.cluster_ip("web")) for _ in range(10)]
     assert {answer.pod if isinstance(answer, Reply) else answer for answer in answers} == {ending}
     began = time.monotonic()
-    until(lambda: lab.ask("client", lab.cluster_ip("web"), patience=SILENCE) == REFUSED)
+    until(lambda: is_refused(lab))
     assert time.monotonic() - began > LAST / 2
 
 
@@ -178,12 +181,18 @@ def test_a_pod_that_ends_gets_nothing_while_there_is_another(lab: ServiceLab) ->
     lab.apply()
     assert {pod_of(answer) for answer in lab.ask_often("client", lab.cluster_ip("web"))} == {"other"}
     assert ending in members(lab)
-    lab.delete("pods", "other")
 
 
 def subsets(lab: ServiceLab) -> list[dict[str, object]]:
     found: list[dict[str, object]] = lab.get("endpoints", "web")["subsets"]
     return found
+
+
+def is_refused(lab: ServiceLab) -> bool:
+    try:
+        return lab.ask("client", lab.cluster_ip("web"), patience=SILENCE) == REFUSED
+    except OSError:  # the server is being killed
+        return False
 
 
 def pod_of(answer: Reply | str) -> str:
@@ -215,7 +224,6 @@ def test_a_health_check_tells_of_local_endpoints(lab: ServiceLab, tmp_path_facto
     until(lambda: check(lab, "n1", port)[0] == 200)
     lab.delete("services", "web")
     until(lambda: check(lab, "n1", port)[0] == 0)
-    lab.delete("pods", "web")
 
 
 def check(lab: ServiceLab, node: str, port: int) -> tuple[int, dict[str, object]]:
@@ -245,7 +253,7 @@ HARM = {
 
 @pytest.mark.parametrize("harm", HARM)
 def test_flushed_rules_come_back_by_themselves(lab: ServiceLab, harm: str) -> None:
-    if (lab.mode, harm) not in {("iptables", "one rule"), *((lab.mode, name) for name in HARM if name != "one rule")}:
+    if harm in ("one rule", "a chain") and lab.mode != "iptables" and (harm, lab.mode) != ("a chain", "nftables"):
         pytest.skip("there is no such rule in this mode")
     lab.apply(SERVICE, WEB)
     lab.wait_for_endpoints("web", 2)
@@ -254,7 +262,7 @@ def test_flushed_rules_come_back_by_themselves(lab: ServiceLab, harm: str) -> No
     assert any("kube-proxy" in line or "KUBE-" in line for line in before)
     run(lab, "n1", HARM[harm])
     run(lab, "n1", f"iptables -t nat -A {FOREIGN}")
-    until(lambda: rules(lab, "n1") >= before - {"", *foreign(before)})
+    until(lambda: rules(lab, "n1") >= before)
     assert isinstance(lab.ask("client", address), Reply)
     assert "192.0.2.1" in run(lab, "n1", "iptables-save -t nat")
     run(lab, "n1", f"iptables -t nat -D {FOREIGN}")
@@ -268,10 +276,6 @@ def rules(lab: ServiceLab, node: str) -> set[str]:
         if f"table {version} kube-proxy" in listed:
             listed += run(lab, node, f"nft -s list table {version} kube-proxy").splitlines()
     return {line.partition(" [")[0] for line in listed if not line.startswith("table") or "kube-proxy" in line}
-
-
-def foreign(lines: set[str]) -> set[str]:
-    return {line for line in lines if "FLANNEL" in line}
 
 
 # --- the control plane dies ------------------------------------------------------------------------------------------
