@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from netlab.errors import KernelError, ProgramError
 from netlab.kernel import features
 from netlab.proxy import listing, tools
+from netlab.proxy.conntrack import Cleaner
 from netlab.proxy.ipvs_device import Device, configure
 from netlab.proxy.ipvs_netlink import Servers, idle
 from netlab.proxy.proxier import Changes, NodeTarget, PortKey
@@ -22,7 +23,7 @@ from netlab.service.ipvs import PortServers, VirtualKey, render
 from netlab.service.ipvs_change import WEIGHT, Command, Installed, Place, Step, after, steps
 from netlab.service.ipvs_sets import Entry
 from netlab.service.ipvs_table import Table, Touched
-from netlab.service.model import ProxyNode
+from netlab.service.model import ProxyNode, ServicePort
 from netlab.topology.addresses import Address
 
 LEAVING_PERIOD = 60.0  # seconds between looks at servers that were given time: kube-proxy's rsCheckDeleteInterval
@@ -75,6 +76,8 @@ class IpvsProxier:
         self._target = target
         self._strict_arp = strict_arp
         self._sides = {node.addresses[0].version: _Side(node) for node in target.nodes}
+        self._ports: dict[PortKey, ServicePort] = {}
+        self._conntrack = Cleaner(target.netns)
         self._opened: _Open | None = None
         self._due: float | None = None
         self._begun = False
@@ -83,6 +86,12 @@ class IpvsProxier:
 
     def sync(self, changes: Changes) -> None:
         """Write ports that changed; the first time, and after a failure, compare with all that the kernel has."""
+        self._conntrack.note(changes, self._ports)
+        for key, port in changes.items():
+            if port:
+                self._ports[key] = port
+            else:
+                self._ports.pop(key, None)
         touched = {version: side.table.update(self._rendered(side, changes)) for version, side in self._sides.items()}
         self._begun = True
         try:
@@ -92,6 +101,7 @@ class IpvsProxier:
             for side in self._sides.values():  # also those that it did not come to
                 side.found = None
             raise
+        self._conntrack.clean()
 
     def resync(self) -> None:
         """Read everything back, and make it what it should be."""

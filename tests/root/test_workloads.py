@@ -142,7 +142,7 @@ def test_an_unready_pod_leaves_the_endpoints_and_comes_back(
     lab: ServiceLab, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     switch = tmp_path_factory.mktemp("probe") / "ready"
-    probe = Probe(command=("test", "-e", str(switch)), period=0.1, failure_threshold=1)
+    probe = Probe(command=("test", "-e", str(switch)), period=0.1, timeout=10.0, failure_threshold=1)
     probed = replace(SERVER, readiness=probe)
     lab.apply(SERVICE, replace(DEPLOYMENT, replicas=1, template=PodTemplate(LABELS, (probed,))))
     lab.wait_for_endpoints("web", 0)
