@@ -30,6 +30,7 @@ COMMANDS = {
     "delete": ("objects", "Delete objects that were applied."),
     "scale": ("objects", "Change how many pods a workload has."),
     "rollout": ("objects", "Wait for a workload's new pods, or replace them all."),
+    "bench": ("bench", "Compare pod networks: throughput and round trip."),
     "graph": ("graph", "Draw a lab: mermaid, Graphviz dot or SVG."),
     "vm": ("vm", "Small virtual machines on a private network: up, down, ls, exec, console."),
     "doctor": ("doctor", "Say what this kernel and machine can run."),
