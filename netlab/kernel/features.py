@@ -144,7 +144,7 @@ _ROWS: dict[Kind, tuple[tuple[str, Probe, str, str], ...]] = {  # name, probe, n
         (
             "dummy",
             probes.unless_loading("dummy", probes.link("dummy"), _DUMMY0),
-            "kube-ipvs0 of proxy ipvs, else a bridge",
+            "proxy ipvs, else a bridge",
             _module("dummy", "CONFIG_DUMMY"),
         ),
         (

@@ -37,6 +37,6 @@ def _not_ready() -> list[str]:
     return ports + [
         address
         for address, _, _, _, flags, device in addresses
-        if device != "lo"
+        if device not in ("lo", "kube-ipvs0")  # which is down, and its addresses answer all the same
         and (int(flags, 16) & TENTATIVE or (device, "ff0200000000000000000001ff" + address[-6:]) not in joined)
     ]
