@@ -17,6 +17,7 @@ from netlab.kernel import netns
 
 TENTATIVE = 0x40
 PATIENCE = 20.0  # seconds
+NEVER_UP = ("lo", "kube-ipvs0")  # of an IPVS node; its addresses answer all the same
 
 
 def wait_until_ready(names: Iterable[str]) -> None:
@@ -34,9 +35,10 @@ def _not_ready() -> list[str]:
     ports = [port["ifname"] for port in json.loads(shown or "[]") if port["state"] != "forwarding"]
     addresses = [line.split() for line in Path("/proc/thread-self/net/if_inet6").read_text().splitlines()]
     joined = {tuple(line.split()[1:3]) for line in Path("/proc/thread-self/net/igmp6").read_text().splitlines()}
-    return ports + [
+    silent = [
         address
         for address, _, _, _, flags, device in addresses
-        if device not in ("lo", "kube-ipvs0")  # which is down, and its addresses answer all the same
+        if device not in NEVER_UP
         and (int(flags, 16) & TENTATIVE or (device, "ff0200000000000000000001ff" + address[-6:]) not in joined)
     ]
+    return ports + silent
