@@ -17,7 +17,7 @@ from netlab.kernel import netns
 
 TENTATIVE = 0x40
 PATIENCE = 20.0  # seconds
-NEVER_UP = ("lo", "kube-ipvs0")  # of an IPVS node; its addresses answer all the same
+AT_ONCE = ("lo", "kube-ipvs0")  # whose addresses answer at once: the second is never up
 
 
 def wait_until_ready(names: Iterable[str]) -> None:
@@ -38,7 +38,7 @@ def _not_ready() -> list[str]:
     silent = [
         address
         for address, _, _, _, flags, device in addresses
-        if device not in NEVER_UP
+        if device not in AT_ONCE
         and (int(flags, 16) & TENTATIVE or (device, "ff0200000000000000000001ff" + address[-6:]) not in joined)
     ]
     return ports + silent
