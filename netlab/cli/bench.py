@@ -52,4 +52,4 @@ def _require_matplotlib() -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise NotSupported("matplotlib", "--plot", "pip install matplotlib")
+        raise NotSupported("matplotlib", "--plot", "pip install 'container-netlab[plot]'")
