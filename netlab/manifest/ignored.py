@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from netlab.manifest.model import Ignored
 from netlab.manifest.schema import PodBody, Template
+from netlab.manifest.workload_schema import DaemonSet
 from netlab.topology.diagnose import find_model
 from netlab.topology.spec import Spec
 
@@ -55,6 +56,13 @@ def count_images(spec: Spec, kind: str, found: Found) -> None:
                 found[kind, f"{path}.containers[].image", "" if container.command else ECHO] += 1
             if container.args and not container.command:
                 found[kind, f"{path}.containers[].args", ECHO] += 1
+
+
+def count_surge(spec: Spec, kind: str, found: Found) -> None:
+    """Count a DaemonSet's maxSurge, which is checked as the API server does it, and then not used."""
+    rolling = spec.spec.strategy.rolling if isinstance(spec, DaemonSet) else None
+    if rolling is not None and rolling.max_surge.rstrip("%") != "0":
+        found[kind, "spec.updateStrategy.rollingUpdate.maxSurge", "a node's old pod ends first"] += 1
 
 
 def _pod_bodies(spec: Spec) -> Iterator[tuple[str, PodBody]]:

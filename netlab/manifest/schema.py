@@ -23,6 +23,7 @@ from netlab.topology.fields import (
     command_line,
     refuse,
 )
+from netlab.topology.pod import GRACE
 from netlab.topology.pod_schema import (
     ContainerPortSpec,
     EnvSpec,
@@ -195,7 +196,7 @@ class PodBody(Spec):
     host_aliases: list[HostAliasSpec] = Field([], alias="hostAliases")
     hostname: Label | None = None
     subdomain: Label | None = None
-    grace: int = Field(30, alias="terminationGracePeriodSeconds", ge=0)
+    grace: int = Field(GRACE, alias="terminationGracePeriodSeconds", ge=0)
     restart_policy: Literal["Always", "Never"] = Field("Always", alias="restartPolicy")
 
 

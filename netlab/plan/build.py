@@ -133,7 +133,8 @@ def _processes(snapshot: Snapshot, pod: Pod) -> Iterator[Process]:
         if not argv:
             argv = ("netlab-echo", *(f"--port={port.port}/{port.protocol}" for port in container.ports))
             env = (("NETLAB_NAMESPACE", pod.namespace), ("NETLAB_NODE", pod.node), *env)
-        yield Process(pod.name, container.name, argv, env, container.working_dir, container.restart)
+        restart, grace = container.restart, float(pod.grace)
+        yield Process(pod.name, container.name, argv, env, container.working_dir, restart, grace)
 
 
 def variables(snapshot: Snapshot, pod: Pod, container: Container) -> tuple[tuple[str, str], ...]:

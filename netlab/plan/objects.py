@@ -258,6 +258,7 @@ class Process:
     env: tuple[tuple[str, str], ...] = ()
     working_dir: str = "/"
     restart: bool = True
+    grace: float = 3.0  # seconds between its SIGTERM and its SIGKILL
 
     @property
     def key(self) -> Key:

@@ -37,7 +37,7 @@ from netlab.supervisor.spec import (
 )
 from netlab.tunnel.config import parse, render
 
-ANSWER_TIMEOUT = 120.0  # seconds: a thousand containers are started, or stopped with their grace
+ANSWER_TIMEOUT = 120.0  # seconds, beside the grace of what is stopped: a thousand containers are started
 _PACKAGES = Path(netlab.__file__).parents[1]
 
 FORWARDER, FORWARDER_MODULE = "forwarder", "netlab.tunnel"  # a node's daemon
@@ -153,8 +153,9 @@ class Supervisor:
         """Tell the supervisor what should run. One that cannot be reached is replaced."""
         last = self._find_report()
         generation = last.generation + 1 if last else 1
+        grace = max((status.spec.grace for status in last.processes), default=0.0) if last else 0.0
         write_specs(self._files.spec, generation, wanted.values())
-        report = self._ask(APPLY)
+        report = self._ask(APPLY, grace)
         if report is None or report.generation != generation:  # gone, out of reach, or reading another folder
             self._end_supervisor()
             self._start_supervisor()
@@ -175,7 +176,7 @@ class Supervisor:
             if spec.key in daemons and not (status.ready and status.phase == Life.RUNNING):
                 why = status.reason or self._last_words(spec) or "it has not become ready"
                 whose = f"node {spec.pod}" if spec.name == FORWARDER else f"lab {self._lab}"
-                raise NetlabError(f"the {spec.name} of {whose} does not start: {why}", _where_to_look(spec))
+                raise NetlabError(f"the {spec.name} of {whose} does not start: {why}", f"`netlab logs {spec.pod}`")
 
     def _last_words(self, spec: Spec) -> str:
         """Return the last line of a process's log."""
@@ -185,7 +186,7 @@ class Supervisor:
             return ""
         return next((line for line in reversed(lines) if line.strip()), "")
 
-    def _ask(self, request: bytes) -> Report | None:
+    def _ask(self, request: bytes, grace: float = 0.0) -> Report | None:
         """Send one request, wait until everything has settled and return the outcome; None when nobody answers."""
         import socket
 
@@ -194,7 +195,7 @@ class Supervisor:
             return None
         try:  # the socket belongs to the namespace that it is opened in, and may be used from everywhere
             with netns.call(fabric, socket.socket, socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-                connection.settimeout(ANSWER_TIMEOUT)
+                connection.settimeout(ANSWER_TIMEOUT + grace)
                 connection.connect(CONTROL)
                 connection.send(request)
                 answer = json.loads(connection.recv(65536) or b"null")
@@ -295,7 +296,8 @@ def _spec(netns_name: Netns, process: Kept) -> Spec:
             return _daemon(owner, name, netns_name, FORWARDER_MODULE, render(config_of(process)))
         case ControlPlane():
             return _daemon(owner, name, netns_name, CONTROL_PLANE_MODULE, process.version)
-    return Spec(owner, name, netns_name, process.argv, process.env, process.working_dir, process.restart)
+    told = process.argv, process.env, process.working_dir, process.restart
+    return Spec(owner, name, netns_name, *told, grace=process.grace)
 
 
 def _daemon(owner: str, name: str, netns_name: Netns, module: str, config: str) -> Spec:
@@ -304,7 +306,7 @@ def _daemon(owner: str, name: str, netns_name: Netns, module: str, config: str) 
 
 def _process(spec: Spec) -> Kept:
     if spec.config is None:
-        return Process(spec.pod, spec.name, spec.argv, spec.env, spec.working_dir, spec.restart)
+        return Process(spec.pod, spec.name, spec.argv, spec.env, spec.working_dir, spec.restart, spec.grace)
     if spec.name == CONTROL_PLANE:
         return ControlPlane(spec.config)
     told = parse(spec.config)
@@ -329,10 +331,6 @@ def _key(process: Kept) -> Key:
         case ControlPlane():
             return CONTROL_PLANE, CONTROL_PLANE
     return process.pod, process.name
-
-
-def _where_to_look(spec: Spec) -> str:
-    return f"`netlab logs {spec.pod}`"
 
 
 def _is_lost(status: Status) -> bool:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from netlab.supervisor.spec import PAUSE, Key, Spec
 
-GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 BACKOFF_FIRST = 10.0  # kubelet's crash-loop backoff: 10 s, doubled each time, 300 s at most ...
 BACKOFF_MOST = 300.0
 BACKOFF_RESET = 600.0  # ... and forgotten when the container ran for 10 min

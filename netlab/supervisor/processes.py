@@ -149,7 +149,8 @@ class Processes:
         """Do anything but a start."""
         match step.verb:
             case Verb.TERMINATE:
-                self._signal(step.key, signal.SIGTERM, due=time.monotonic() + decide.GRACE)
+                grace = self._tasks[step.key].wanted.spec.grace
+                self._signal(step.key, signal.SIGTERM, due=time.monotonic() + grace)
             case Verb.KILL:
                 self._signal(step.key, signal.SIGKILL, due=decide.NEVER)
             case Verb.RELOAD:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+GRACE = 3.0
 PAUSE = "pause"  # as plan.objects.PAUSE, which would cost the supervisor an import of the whole model
 CONTROL = b"\0netlab-supervisor"  # abstract: known in the lab's fabric namespace only, and no file is left of it
 APPLY = b"apply"
@@ -86,6 +87,7 @@ class Spec(NamedTuple):
     working_dir: str
     restart: bool
     config: str | None = None  # of a daemon
+    grace: float = GRACE  # seconds between SIGTERM and SIGKILL
 
     @property
     def key(self) -> Key:

@@ -12,6 +12,7 @@ from netlab.topology.addresses import Address
 from netlab.topology.service import DEFAULT_NAMESPACE, Labels, Protocol
 
 SYSTEM = "system"  # the owner of pods that every cluster has
+GRACE = 3  # seconds; Kubernetes gives 30, and who waits for a lab has less patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Pod:
     namespace: str = DEFAULT_NAMESPACE
     hostname: str = ""  # "": the pod's name
     subdomain: str = ""
-    grace: int = 30  # seconds: terminationGracePeriodSeconds
+    grace: int = GRACE  # seconds: terminationGracePeriodSeconds
     owner: str = ""
     revision: str = ""
 
@@ -114,7 +115,7 @@ class PodTemplate:
     hostname: str = ""
     subdomain: str = ""
     node: str = ""
-    grace: int = 30
+    grace: int = GRACE
 
 
 class WorkloadKind(StrEnum):

@@ -28,6 +28,7 @@ from netlab.topology.fields import (
     shell_or_argv,
 )
 from netlab.topology.findings import quote, suggest
+from netlab.topology.pod import GRACE
 from netlab.topology.service_schema import ProtocolName
 from netlab.topology.spec import Spec
 
@@ -205,7 +206,7 @@ class PodSettings(Spec):
         [], description="Its address, or one per IP version. Without it: the next free one of its node's podCIDR."
     )
     grace: int = Field(
-        30, alias="terminationGracePeriodSeconds", ge=0, description="Seconds between its SIGTERM and its SIGKILL."
+        GRACE, alias="terminationGracePeriodSeconds", ge=0, description="Seconds between its SIGTERM and its SIGKILL."
     )
     containers: list[ContainerSpec] = Field([], description="Its processes. Without any: only the pause process.")
 

@@ -12,7 +12,7 @@ from netlab.controllers.schedule import Scheduler
 from netlab.controllers.state import PodState
 from netlab.controllers.workloads import check, step
 from netlab.errors import PlanError
-from netlab.topology.pod import Pod, Strategy, WorkloadKind
+from netlab.topology.pod import GRACE, Pod, Strategy, WorkloadKind
 from tests.unit.workload_cluster import APP, Cluster, template, workload
 
 DEPLOYMENT = workload(WorkloadKind.DEPLOYMENT)
@@ -38,7 +38,7 @@ def test_a_revision_follows_from_the_template_alone() -> None:
     assert revision_of(template()) == revision_of(template()) != revision_of(template(2))
     assert len(revision_of(template())) == 10
     assert set(revision_of(template())) <= set(ALPHABET)
-    assert revision_of(replace(template(), grace=30)) == revision_of(template())  # as it is by default
+    assert revision_of(replace(template(), grace=GRACE)) == revision_of(template())  # as it is by default
 
 
 @pytest.mark.parametrize("start", ["web", "w" * 63, "a." * 30, "w" * 46 + "-" * 10])

@@ -4,7 +4,7 @@ import pytest
 
 from netlab.supervisor import decide
 from netlab.supervisor.decide import NEVER, Exit, Phase, Step, Task, Verb, Wanted, backoff
-from netlab.supervisor.spec import PAUSE, Key, Spec
+from netlab.supervisor.spec import GRACE, PAUSE, Key, Spec
 
 KILLED = Exit(signal=9)
 
@@ -45,7 +45,7 @@ class Lab:
                 decide.configure(self.tasks[step.key], self.want[step.key], self.now)
             case Verb.TERMINATE:
                 self.tasks[step.key].phase = Phase.STOPPING
-                self.tasks[step.key].due = self.now + decide.GRACE
+                self.tasks[step.key].due = self.now + GRACE
             case Verb.KILL:
                 self.tasks[step.key].phase, self.tasks[step.key].due = Phase.STOPPING, NEVER
             case Verb.END:
@@ -157,8 +157,8 @@ def test_what_ignores_sigterm_is_killed_after_the_grace() -> None:
     lab = Lab(pod("web", wanted("web", "a")))
     lab.want = pod("web")
     lab.settle()
-    assert decide.next_due(lab.tasks.values(), lab.now) == decide.GRACE
-    lab.now = decide.GRACE
+    assert decide.next_due(lab.tasks.values(), lab.now) == GRACE
+    lab.now = GRACE
     assert lab.settle() == [Step(Verb.KILL, ("web", "a"))]
     assert decide.next_due(lab.tasks.values(), lab.now) == NEVER, "nothing to do but wait"
 
