@@ -47,7 +47,11 @@ async def serve(lab: str) -> None:
     plane = Plane(lab, say)
     api = await Api.open(plane)
     reload.set()
-    tasks = [asyncio.create_task(plane.run()), asyncio.create_task(_follow(plane, reload))]
+    tasks = [
+        asyncio.create_task(plane.run()),
+        asyncio.create_task(plane.follow_namespaces()),
+        asyncio.create_task(_follow(plane, reload)),
+    ]
     ending = asyncio.create_task(ended.wait())
     try:
         done, _ = await asyncio.wait([*tasks, ending], return_when=asyncio.FIRST_COMPLETED)

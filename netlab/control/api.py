@@ -73,7 +73,7 @@ class Api:
     # --- verbs that change -------------------------------------------------------------------------------------------
 
     async def _apply(self, request: Request) -> Answer:
-        """Take objects, all or none."""
+        """Take objects, all or none: what can be refused is looked at first."""
         services = [from_json(Service, value) for value in request.get("services", ())]
         workloads = [from_json(Workload, value) for value in request.get("workloads", ())]
         slices = [from_json(EndpointSlice, value) for value in request.get("slices", ())]
@@ -81,6 +81,8 @@ class Api:
         self._refuse_declared([service.key for service in services])
         for workload in workloads:
             check(workload)
+        for pod in pods:
+            self._require_room(pod)
         outcomes = self._apply_services(services)
         outcomes += [
             self._keep(workload, _name(workload), self._plane.registry.journal.workloads) for workload in workloads
@@ -118,16 +120,23 @@ class Api:
         self._plane.registry.journal.put(value.key, value)
         return f"{name} {'created' if before is None else 'configured'}"
 
-    def _apply_pod(self, pod: Pod) -> str:
+    def _require_room(self, pod: Pod) -> None:
+        """Raise UsageError for a pod beside which there is another one of its name."""
         present = self._plane.registry.topology.find_pod(pod.name)
         if present is None:
-            self._plane.make_pod(pod)
-            return f"pod/{pod.name} created"
-        if replace(present, node=pod.node) == pod:
-            return f"pod/{pod.name} unchanged"
+            return
+        if pod.name in self._plane.kubelet.terminating:
+            raise UsageError(f"pod {pod.name} is still ending", "try again in a moment")
         if present.owner != pod.owner:
             raise UsageError(f"pod {pod.name} is there already, of {_owner(present)}", "give it another name")
-        raise UsageError(f"pod {pod.name} is there already, and pods cannot be changed", "delete it first")
+        if present != replace(pod, node=pod.node or present.node):
+            raise UsageError(f"pod {pod.name} is there already, and pods cannot be changed", "delete it first")
+
+    def _apply_pod(self, pod: Pod) -> str:
+        if self._plane.registry.topology.find_pod(pod.name):
+            return f"pod/{pod.name} unchanged"
+        self._plane.make_pod(pod)
+        return f"pod/{pod.name} created"
 
     async def _delete(self, request: Request) -> Answer:
         """Delete objects, all or none."""
@@ -184,7 +193,7 @@ class Api:
     async def _restart(self, request: Request) -> Answer:
         """Make a workload's template another one, so that its pods are replaced."""
         workload = self._find_workload(request)
-        labels = dict(workload.template.labels) | {RESTARTED: str(int(time.time()))}
+        labels = dict(workload.template.labels) | {RESTARTED: str(time.time_ns())}
         template = replace(workload.template, labels=tuple(labels.items()))
         self._plane.registry.journal.put(workload.key, replace(workload, template=template))
         self._plane.wake()

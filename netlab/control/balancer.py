@@ -18,7 +18,10 @@ from netlab.topology.addresses import Address
 from netlab.topology.model import Role, Topology
 
 NextHops = Mapping[Address, tuple[Address, ...]]  # by destination
+Wanted = tuple[int, NextHops]  # for the namespace of this inode number
 Uses = Mapping[Address, frozenset[str]]  # an address to the nodes that take its packets
+
+RETRY = 5.0  # seconds after a write that failed
 
 Say = Callable[[str], None]
 
@@ -47,15 +50,15 @@ class Balancer:
     def __init__(self, lab: str, say: Say) -> None:
         self._lab = lab
         self._say = say
-        self._wanted: Mapping[str, NextHops] = {}
-        self._written: dict[str, NextHops] = {}
+        self._wanted: Mapping[str, Wanted] = {}
+        self._written: dict[str, Wanted] = {}
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._keep())
 
-    def want(self, routes: Mapping[str, NextHops]) -> None:
-        """Take the routes that there should be; they are written soon."""
-        if routes != self._wanted:
-            self._wanted = routes
+    def want(self, wanted: Mapping[str, Wanted]) -> None:
+        """Take the routes that there should be, by machine; they are written soon."""
+        if wanted != self._wanted:
+            self._wanted = wanted
             self._wake.set()
 
     def close(self) -> None:
@@ -66,14 +69,15 @@ class Balancer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            for member, routes in self._wanted.items():
-                if self._written.get(member) == routes:
+            for member, wanted in self._wanted.items():
+                if self._written.get(member) == wanted:
                     continue
                 try:
-                    await asyncio.to_thread(netns.call, names.netns(self._lab, member), _write, routes)
-                    self._written[member] = routes
+                    await asyncio.to_thread(netns.call, names.netns(self._lab, member), _write, wanted[1])
+                    self._written[member] = wanted
                 except (NetlabError, OSError) as exc:
                     self._say(f"routes of {member} to load balancer addresses: {exc}")
+                    asyncio.get_running_loop().call_later(RETRY, self._wake.set)
 
 
 def _write(routes: NextHops) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from netlab import names
 from netlab.controllers.backends import Backend
@@ -12,7 +12,9 @@ from netlab.errors import NetlabError
 from netlab.probes.healthcheck import HealthServer, response
 
 Say = Callable[[str], None]
-Place = tuple[str, Key, int]  # node, Service, port
+Place = tuple[str, int, Key, int]  # node and the inode number of its namespace, Service, port
+
+RETRY = 5.0  # seconds after a port that could not be opened
 
 
 class HealthChecks:
@@ -22,16 +24,16 @@ class HealthChecks:
         self._lab = lab
         self._failing = failing
         self._say = say
-        self._nodes: tuple[str, ...] = ()
+        self._nodes: Mapping[str, int] = {}
         self._ports: dict[Key, int] = {}
         self._ready: dict[Key, tuple[str, ...]] = {}  # nodes of ready endpoints, one for each
         self._servers: dict[Place, HealthServer] = {}
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._keep())
 
-    def want(self, nodes: Sequence[str]) -> None:
-        """Take the nodes that there are."""
-        self._nodes = tuple(nodes)
+    def want(self, nodes: Mapping[str, int]) -> None:
+        """Take the nodes that there are, with the inode numbers of their namespaces."""
+        self._nodes = nodes
         self._wake.set()
 
     def publish(self, key: Key, port: int, backends: Sequence[Backend]) -> None:
@@ -54,14 +56,14 @@ class HealthChecks:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            wanted = {(node, key, port) for node in self._nodes for key, port in self._ports.items()}
+            wanted = {(*node, *check) for node in self._nodes.items() for check in self._ports.items()}
             for place in self._servers.keys() - wanted:
                 await self._servers.pop(place).close()
             for place in wanted - self._servers.keys():
                 await self._open(place)
 
     async def _open(self, place: Place) -> None:
-        node, key, port = place
+        node, _, key, port = place
 
         def respond() -> bytes:
             ready = self._ready.get(key, ()).count(node)
@@ -71,3 +73,4 @@ class HealthChecks:
             self._servers[place] = await HealthServer.open(names.netns(self._lab, node), port, respond)
         except NetlabError as exc:
             self._say(f"node {node}: {exc}")
+            asyncio.get_running_loop().call_later(RETRY, self._wake.set)

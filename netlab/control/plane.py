@@ -34,6 +34,7 @@ from netlab.topology.addresses import Address
 from netlab.topology.pod import SYSTEM, Pod
 from netlab.topology.service import Policy
 
+LOOK = 1.0  # seconds between two looks at namespaces
 SETTLE = 10.0  # seconds that `netlab up` waits for cluster DNS at most
 
 Say = Callable[[str], None]
@@ -55,6 +56,7 @@ class Plane:
         self._balanced: dict[Key, dict[Address, frozenset[str] | None]] = {}
         self._ports: dict[Key, dict[PortKey, ServicePort]] = {}
         self._wake = asyncio.Event()
+        self._reloading = asyncio.Lock()
         self._due: float | None = None
         self._turns = 0  # how often everything was looked at
         self._turned = asyncio.Condition()
@@ -65,12 +67,25 @@ class Plane:
 
     async def reload(self) -> None:
         """Take in what `netlab up` has recorded."""
-        self.registry.reload()
-        self._take_pods()
-        await self.proxies.want(self.registry.targets())
-        self._health.want([node.name for node in self.registry.topology.cluster_nodes])
+        async with self._reloading:
+            self.registry.reload()
+            self._take_pods()
+            await self.proxies.want(self.registry.targets())
+        nodes = {node.name for node in self.registry.topology.cluster_nodes}
+        self._health.want({name: inode for name, inode in self.registry.namespaces.items() if name in nodes})
         self._balance()
         self.wake()
+
+    async def follow_namespaces(self) -> None:
+        """Begin anew in namespaces that were made anew: by `netlab up` after somebody removed them."""
+        while True:
+            await asyncio.sleep(LOOK)
+            if self.registry.find_namespaces() == self.registry.namespaces:
+                continue
+            try:
+                await self.reload()
+            except (NetlabError, OSError) as exc:
+                self._say(str(exc))
 
     async def close(self) -> None:
         """Let go of everything; pods stay, and rules do on nodes that are to have them."""
@@ -160,7 +175,8 @@ class Plane:
             for found in self._balanced.values()
             for address, takes in found.items()
         }
-        self._balancer.want(wanted_routes(self.registry.topology, self.registry.snapshot, uses))
+        routes = wanted_routes(self.registry.topology, self.registry.snapshot, uses)
+        self._balancer.want({name: (self.registry.namespaces[name], found) for name, found in routes.items()})
 
     # --- pods that somebody asks for ---------------------------------------------------------------------------------
 

@@ -86,7 +86,6 @@ class _Node:
         self._is_new = True
         self._wake = asyncio.Event()
         self._done = asyncio.Event()
-        self._waiting: list[asyncio.Future[None]] = []
         self._watched: int | None = None
         self._task = asyncio.create_task(self._work())
 

@@ -5,7 +5,7 @@ Everything that changes says which Services it touches; whoever carries them out
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from netlab import names
 from netlab.control.objects import Journal
@@ -16,6 +16,7 @@ from netlab.controllers.state import Key, PodState
 from netlab.dns.records import Service as Record
 from netlab.errors import NetlabError
 from netlab.folder import LabFolder
+from netlab.kernel import netns
 from netlab.proxy.proxier import NodeTarget, Options
 from netlab.service.model import ProxyNode, ServicePort
 from netlab.store.store import Snapshot
@@ -33,6 +34,7 @@ class Registry:
         self.topology, self.snapshot = self._read()
         self.allocator = Allocator(self.topology.service_cidrs, self.topology.load_balancer_cidrs)
         self.services: dict[Key, Service] = {}
+        self.namespaces: dict[str, int] = {}  # as they were at the last reload
         self._endpoints = Endpoints()
         self._dirty: set[Key] = set()
 
@@ -42,10 +44,14 @@ class Registry:
         """Take in the topology that is recorded. Raises PlanError where a Service cannot have what it asks for."""
         cidrs = self.topology.service_cidrs, self.topology.load_balancer_cidrs
         self.read_pods()
+        self.namespaces = self.find_namespaces()
+        declared = {**self.journal.services, **{service.key: service for service in self.topology.services}}
+        for key in self.services.keys() - declared.keys():
+            self.forget_service(key)
         if cidrs != (self.topology.service_cidrs, self.topology.load_balancer_cidrs):
             self.allocator = Allocator(self.topology.service_cidrs, self.topology.load_balancer_cidrs)
             self.services.clear()
-        self._take_services()
+        self._take_services(declared)
         for written in (*self.topology.slices, *self.journal.slices.values()):
             self.set_slice(written)
 
@@ -53,21 +59,21 @@ class Registry:
         """Take in the pods that are recorded."""
         self.topology, self.snapshot = self._read()
 
+    def find_namespaces(self) -> dict[str, int]:
+        """Return the identity of each machine's and router's namespace as it is now, 0 where there is none."""
+        members = (*(node.name for node in self.topology.nodes), *(router.name for router in self.topology.routers))
+        return {member: _inode(names.netns(self.topology.name, member)) for member in members}
+
     def _read(self) -> tuple[Topology, Snapshot]:
         record = self._folder.find_record()
         if record is None:
             raise NetlabError(f"the folder of lab {self._folder.lab} is lost", "`netlab up FILE` puts it back")
         return record.topology, self._folder.store.read()
 
-    def _take_services(self) -> None:
-        """Compare the declared Services with those that are known."""
-        declared = {service.key: service for service in self.topology.services}
-        declared |= {service.key: service for key, service in self.journal.services.items() if key not in declared}
-        for key in [key for key in self.services if key not in declared]:
-            self.forget_service(key)
+    def _take_services(self, declared: Mapping[Key, Service]) -> None:
+        """Take in Services that are new or have changed."""
         fresh = [service for key, service in declared.items() if key not in self.services]
-        held = self.journal.allocations
-        self.allocator.add(fresh, held)
+        self.allocator.add(fresh, self.journal.allocations)
         for service in fresh:
             self._know(service)
         for key, service in declared.items():
@@ -155,4 +161,12 @@ class Registry:
             for version in versions
         )
         options = Options(service_cidrs=self.topology.service_cidrs)
-        return NodeTarget(names.netns(self.topology.name, node.name), node.name, nodes, options)
+        namespace, inode = names.netns(self.topology.name, node.name), self.namespaces[node.name]
+        return NodeTarget(namespace, node.name, nodes, options, inode)
+
+
+def _inode(namespace: str) -> int:
+    try:
+        return netns.inode(namespace)
+    except FileNotFoundError:
+        return 0

@@ -37,12 +37,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class NodeTarget:
-    """A node to write rules for: its namespace, its name in endpoints, and one ProxyNode per IP version."""
+    """A node to write rules for: its namespace, its name in endpoints, and one ProxyNode per IP version.
+
+    `inode` is the namespace's identity: a name can come to mean another one, which has no rules yet.
+    """
 
     netns: str
     name: str
     nodes: tuple[ProxyNode, ...]
     options: Options = field(default_factory=Options)
+    inode: int = 0
 
 
 class Proxier(Protocol):

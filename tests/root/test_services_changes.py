@@ -243,24 +243,38 @@ def check(lab: ServiceLab, node: str, port: int) -> tuple[int, dict[str, object]
 
 # --- somebody else's hand --------------------------------------------------------------------------------------------
 
+BY_IPTABLES = "iptables -F; iptables -t nat -F; iptables -X; iptables -t nat -X; true"
+BY_NFT = "nft flush ruleset"
 HARM = {
-    "iptables": "iptables -F; iptables -t nat -F; iptables -X; iptables -t nat -X; true",
-    "one rule": "iptables -t nat -D PREROUTING 1",
-    "nft": "nft flush ruleset",
-    "a chain": "nft flush chain ip kube-proxy services || iptables -t nat -F KUBE-SERVICES",
+    "iptables": {
+        "by iptables": BY_IPTABLES,
+        "by nft": BY_NFT,
+        "a chain": "iptables -t nat -F KUBE-SERVICES",
+        "one thing": "iptables -t nat -D PREROUTING 1",
+    },
+    "nftables": {
+        "by iptables": BY_IPTABLES,
+        "by nft": BY_NFT,
+        "a chain": "nft flush chain ip kube-proxy services",
+        "one thing": "nft delete element ip kube-proxy cluster-ips '{ 10.96.0.1 }'",
+    },
+    "ipvs": {
+        "by iptables": f"ipvsadm -C; {BY_IPTABLES}",
+        "by nft": BY_NFT,
+        "a chain": "iptables -t nat -F KUBE-SERVICES",
+        "one thing": "ip address delete 10.96.0.1/32 dev kube-ipvs0",
+    },
 }
 
 
-@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("harm", HARM["iptables"])
 def test_flushed_rules_come_back_by_themselves(lab: ServiceLab, harm: str) -> None:
-    if harm in ("one rule", "a chain") and lab.mode != "iptables" and (harm, lab.mode) != ("a chain", "nftables"):
-        pytest.skip("optional: there is no such rule in this mode")
     lab.apply(SERVICE, WEB)
     lab.wait_for_endpoints("web", 2)
     address = lab.cluster_ip("web")
     before = rules(lab, "n1")
     assert any("kube-proxy" in line or "KUBE-" in line for line in before)
-    run(lab, "n1", HARM[harm])
+    run(lab, "n1", HARM[lab.mode][harm])
     run(lab, "n1", f"iptables -t nat -A {FOREIGN}")
     until(lambda: rules(lab, "n1") >= before)
     assert isinstance(lab.ask("client", address), Reply)
@@ -269,9 +283,23 @@ def test_flushed_rules_come_back_by_themselves(lab: ServiceLab, harm: str) -> No
     lab.lab.up()  # the pod network's own rules, which the same hand has taken away
 
 
+def test_a_node_that_is_made_again_has_its_rules_again(lab: ServiceLab) -> None:
+    """`up` makes the namespace again, and nobody tells the control plane: it was none of its own changes."""
+    lab.apply(SERVICE, WEB)
+    lab.wait_for_endpoints("web", 2)
+    before = rules(lab, "n1")
+    netns.remove([lab.lab.netns("n1")])
+    lab.lab.up()
+    until(lambda: rules(lab, "n1") >= before)
+    lab.wait_for_endpoints("web", 2)
+    until(lambda: isinstance(lab.ask("n1", lab.cluster_ip("web"), patience=SILENCE), Reply))
+
+
 def rules(lab: ServiceLab, node: str) -> set[str]:
     """Return kube-proxy's rules on a node, as its tools list them without counters."""
     listed = run(lab, node, "iptables-save 2>/dev/null | grep KUBE-; nft -s list tables").splitlines()
+    if lab.mode == "ipvs":
+        listed += run(lab, node, "ipvsadm -Sn; ip -o address show dev kube-ipvs0").splitlines()
     for version in ("ip", "ip6"):
         if f"table {version} kube-proxy" in listed:
             listed += run(lab, node, f"nft -s list table {version} kube-proxy").splitlines()

@@ -163,8 +163,7 @@ def test_a_node_port_of_policy_local_drops_where_there_is_none(services: Service
 
 
 def test_a_pod_of_the_node_reaches_a_local_node_port_as_itself(services: ServiceLab) -> None:
-    if services.mode == "ipvs":
-        pytest.skip("optional: IPVS has no short way for pods of the node")
+    """By kube-proxy's rule for them; by IPVS because it takes any endpoint where there is no local one."""
     assert services.ask_often("far", services.lab.address("n3"), 30081) == unchanged(services, "far")
 
 
