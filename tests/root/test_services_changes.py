@@ -299,7 +299,7 @@ def rules(lab: ServiceLab, node: str) -> set[str]:
     """Return kube-proxy's rules on a node, as its tools list them without counters."""
     listed = run(lab, node, "iptables-save 2>/dev/null | grep KUBE-; nft -s list tables").splitlines()
     if lab.mode == "ipvs":
-        listed += run(lab, node, "ipvsadm -Sn; ip -o address show dev kube-ipvs0").splitlines()
+        listed += run(lab, node, "ipvsadm -Sn; ip -o address show dev kube-ipvs0 | sed 's/^[0-9]*: //'").splitlines()
     for version in ("ip", "ip6"):
         if f"table {version} kube-proxy" in listed:
             listed += run(lab, node, f"nft -s list table {version} kube-proxy").splitlines()
