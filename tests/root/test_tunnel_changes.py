@@ -28,12 +28,12 @@ from tests.root.tunnel_traffic import (
     transfer_through,
 )
 from tests.root.tunnel_wire import NODES, PODS, Process, config_of, forwarders, network, peer
+from tests.volume import VOLUME
 from tests.waiting import until
 
 pytestmark = pytest.mark.root
 
-MEGABYTE = 1 << 20
-TRANSFER = 24 * MEGABYTE
+TRANSFER = 24 * VOLUME
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def lab(kind: ForwarderKind) -> Iterator[Lab]:
         pids = [pid_of(lab, node) for node in ("n1", "n2")]
         yield lab
         until(lambda: pings(lab))
-        transfer(*pods(lab), MEGABYTE)
+        transfer(*pods(lab), VOLUME)
         assert [pid_of(lab, node) for node in ("n1", "n2")] == pids
         assert errors(*pods(lab)) == {}
 
@@ -92,7 +92,7 @@ def test_the_links_mtu_shrinks_under_a_transfer(kind: ForwarderKind, tmp_path: P
         payloads = [random.Random(length).randbytes(length) for length in range(1200, 1600)]
         assert datagrams(one, two, payloads, setup=may_be_fragmented) == payloads
         assert datagrams(two, one, payloads, setup=may_be_fragmented) == payloads
-        transfer(one, two, MEGABYTE)
+        transfer(one, two, VOLUME)
         assert all(end.is_running() for end in ends)
         assert errors(one, two) == {}
 

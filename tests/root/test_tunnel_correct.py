@@ -41,12 +41,13 @@ from tests.root.tunnel_traffic import (
     transfer,
     without_checksum,
 )
+from tests.volume import VOLUME
 
 pytestmark = pytest.mark.root
 
-MEGABYTE = 1 << 20
+SEGMENTED = VOLUME // 700  # segments of a flow
 # TCP_MAXSEG (0: the kernel's own; its least, even and odd ones) and bytes of a flow
-SEGMENTS = {0: 4 * MEGABYTE, **{mss: mss * 1500 + 17 for mss in (88, 536, 537, 999, 1000, 1331)}}
+SEGMENTS = {0: 4 * VOLUME, **{mss: mss * SEGMENTED + 17 for mss in (88, 536, 537, 999, 1000, 1331)}}
 OPTIONS = bytes([1, 1, 1, 0])  # three times no operation, and the end: RFC 791 3.1
 
 
@@ -79,7 +80,7 @@ def test_flows_of_many_segment_sizes_both_ways_at_once(lab: Lab, kind: Forwarder
     ]
     at_once(*flows)
     found = lab.counters("n1")
-    assert found["sentPackets"] > len(SEGMENTS) * 1500
+    assert found["sentPackets"] > len(SEGMENTS) * SEGMENTED
     if kind is not ForwarderKind.SIMPLE:
         assert found["sentBatches"] < found["sentPackets"]  # by how much depends on how fast the machine is
         assert found["receivedBatches"] < found["receivedPackets"]
@@ -88,7 +89,7 @@ def test_flows_of_many_segment_sizes_both_ways_at_once(lab: Lab, kind: Forwarder
 def test_a_large_transfer_each_way_by_itself(lab: Lab) -> None:
     one, two = pods(lab)
     for source, target in ((one, two), (two, one)):
-        transfer(source, target, 24 * MEGABYTE, back=0)
+        transfer(source, target, 24 * VOLUME, back=0)
 
 
 def test_urgent_bytes_stay_where_they_are_and_every_small_write_arrives(lab: Lab) -> None:
@@ -97,7 +98,7 @@ def test_urgent_bytes_stay_where_they_are_and_every_small_write_arrives(lab: Lab
     with connection(*pods(lab), setup=_inline) as (near, far), ThreadPoolExecutor(1) as pool:
         received = pool.submit(_all_of, far)
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for number in range(700):
+        for number in range(VOLUME // 1500):
             piece = draw.randbytes(draw.randrange(1, 1600))
             near.send(piece, socket.MSG_OOB if number % 7 == 0 else 0)
             sent += piece
@@ -107,15 +108,15 @@ def test_urgent_bytes_stay_where_they_are_and_every_small_write_arrives(lab: Lab
 
 def _all_of(opened: socket.socket) -> bytearray:
     received = bytearray()
-    while piece := opened.recv(MEGABYTE):
+    while piece := opened.recv(1 << 20):
         received += piece
     return received
 
 
 def _inline(opened: socket.socket) -> None:
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MEGABYTE)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * MEGABYTE)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
 
 
 MARK = """
@@ -142,7 +143,7 @@ def test_congestion_is_told_through_the_tunnel_and_answered(lab: Lab) -> None:
         run(lab, pod, f"echo 1 > /proc/sys/net/ipv4/tcp_ecn; nft -f - <<'.'\n{MARK}.")
     one, two = pods(lab)
     before = counted(two.netns)["IpExtInCEPkts"]
-    transfer(one, two, 8 * MEGABYTE)
+    transfer(one, two, 8 << 20)
     told = counted(two.netns)["IpExtInCEPkts"] - before
     assert told >= rule_counter(lab, "p-1", "marked") > 0
     assert rule_counter(lab, "p-1", "heard") > 0
@@ -240,7 +241,7 @@ def test_ip_options_are_carried(lab: Lab) -> None:
     with arriving(two) as seen:
         assert datagrams(one, two, payloads, setup=with_options) == payloads
         assert {bytes(packet)[20 : packet.ihl * 4] for packet in seen()} == {OPTIONS}
-    transfer(one, two, 2 * MEGABYTE, setup=with_options)
+    transfer(one, two, 2 * VOLUME, setup=with_options)
 
 
 def with_options(opened: socket.socket) -> None:
@@ -282,7 +283,7 @@ def arriving(pod: Pod) -> Iterator[Callable[[], list[Any]]]:
 def test_jumbo_frames(kind: ForwarderKind) -> None:
     with Lab(topology("tpcjumbo", nodes=2, pods=2, backend=UdpBackend(forwarder=kind), mtu=9000)) as lab:
         one, two = pods(lab)
-        at_once(*(partial(transfer, one, two, 4 * MEGABYTE, setup=partial(maximum, mss)) for mss in (0, 8001, 1000)))
+        at_once(*(partial(transfer, one, two, 4 * VOLUME, setup=partial(maximum, mss)) for mss in (0, 8001, 1000)))
         payloads = [filled(length, length) for length in (*range(2000, 8945, 331), 8943, 8944, 8945, 20000)]
         assert datagrams(one, two, payloads, setup=may_be_fragmented) == payloads
         for size in (8944, 8001):
@@ -302,6 +303,6 @@ def test_a_tunnel_inside_the_tunnel(lab: Lab) -> None:
             f"ip link add inner mtu 1422 type vxlan id 5 local {here.address} remote {there.address} dstport 4789"
             f" && ip link set inner up && ip addr add {pod.address}/24 dev inner",
         )
-    transfer(*inner, 4 * MEGABYTE)
+    transfer(*inner, 4 * VOLUME)
     payloads = [filled(length, length) for length in range(0, 1394, 41)]
     assert datagrams(*inner, payloads) == payloads

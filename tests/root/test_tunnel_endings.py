@@ -25,6 +25,7 @@ from netlab.topology.model import (
 )
 from tests.root.forwarders import SIMPLE, drift, forwarder, kill, pid_of, pings, wanted, words
 from tests.root.journeys import address, run
+from tests.volume import VOLUME
 from tests.waiting import until
 
 pytestmark = pytest.mark.root
@@ -100,7 +101,7 @@ def test_a_supervisor_that_is_killed_takes_it_along_and_up_brings_both_back(lab:
     assert pings(lab)
 
 
-ENOUGH = 8 * 2**20  # bytes on their way before something happens
+ENOUGH = 8 * VOLUME  # bytes on their way before something happens
 
 
 def test_a_transfer_outlives_kills_of_both_forwarders(lab: Lab) -> None:

@@ -23,10 +23,10 @@ from netlab.tunnel.offloads import SOL_UDP, UDP_GRO, UDP_SEGMENT
 from tests.root.forwarders import KERNEL
 from tests.root.tunnel_traffic import at_once, datagrams, errors, may_be_fragmented, pieces, train, transfer
 from tests.root.tunnel_wire import PODS, PODS_V6, Process, config_of, forwarders, network
+from tests.volume import VOLUME
 
 pytestmark = pytest.mark.root
 
-MEGABYTE = 1 << 20
 SETSOCKOPT = {"x86_64": 54, "aarch64": 208}
 IOCTL = {"x86_64": 16, "aarch64": 29}
 MACHINE = platform.machine()
@@ -154,8 +154,8 @@ def carry_everything() -> None:
     """Send TCP of both IP versions, datagrams of many sizes and trains, both ways."""
     one, two = PODS[1:]
     at_once(
-        *(partial(transfer, *ends, 4 * MEGABYTE) for ends in ((one, two), (two, one))),
-        partial(transfer, PODS_V6[1], PODS_V6[2], 2 * MEGABYTE),
+        *(partial(transfer, *ends, 4 * VOLUME) for ends in ((one, two), (two, one))),
+        partial(transfer, PODS_V6[1], PODS_V6[2], 2 * VOLUME),
     )
     payloads = [random.Random(length).randbytes(length) for length in range(0, 3000, 13)]
     assert datagrams(one, two, payloads, setup=may_be_fragmented) == payloads
@@ -178,4 +178,4 @@ def test_without_numpy_the_simple_loop_carries_on(tmp_path: Path, monkeypatch: p
         Process(2, config_of(2, "auto"), tmp_path),
     ):
         assert one.said == "simple (numpy cannot be imported)"
-        transfer(*PODS[1:], MEGABYTE)
+        transfer(*PODS[1:], VOLUME)

@@ -24,12 +24,14 @@ from tests.root.forwarders import KINDS, log, pid_of, pings
 from tests.root.journeys import IN, address, run
 from tests.root.sniff import Taps
 from tests.root.tunnel_traffic import SO_NO_CHECK, UDP_SEGMENT, pods, transfer
+from tests.volume import VOLUME
 from tests.waiting import until
 
 pytestmark = pytest.mark.root
 
 PORT = 8285
-FLOOD, FUZZED, STEP = 10_000, 21_000, 500  # packets; STEP: as many wait in a queue at most
+STEP = 500  # packets: as many wait in a queue at most
+FLOOD, FUZZED = 20 * STEP, 3 * STEP * (VOLUME >> 16)
 GROWTH = 4e6  # bytes that memory may grow by after the first third of the fuzz
 
 
@@ -154,7 +156,7 @@ def fuzz(lab: Lab, throw: Callable[[int], None]) -> None:
     assert [line for line in log(lab) if not line.startswith("refused")] == []
     assert pid_of(lab) == pid
     until(lambda: pings(lab), 60)
-    transfer(*pods(lab), 1 << 20)
+    transfer(*pods(lab), VOLUME)
 
 
 def test_no_datagram_stops_it(lab: Lab) -> None:

@@ -23,10 +23,10 @@ from tests.root.tunnel_traffic import (
     transfer,
 )
 from tests.root.tunnel_wire import PODS, PODS_V6, Process, forwarders, network
+from tests.volume import VOLUME
 
 pytestmark = pytest.mark.root
 
-MEGABYTE = 1 << 20
 ONE, TWO = PODS_V6[1:]
 IPV6_FLOWINFO = 11  # linux/in6.h
 PADDED = bytes([0, 0, 1, 4, 0, 0, 0, 0])  # an extension header of 8 bytes: next header, length, PadN (RFC 8200 4.2)
@@ -47,7 +47,7 @@ def filled(length: int, seed: int = 1) -> bytes:
 
 def test_flows_of_both_versions_both_ways_at_once(ends: tuple[Process, Process]) -> None:
     at_once(
-        *(partial(transfer, *way, 4 * MEGABYTE) for way in ((ONE, TWO), (TWO, ONE), PODS[1:])),
+        *(partial(transfer, *way, 4 * VOLUME) for way in ((ONE, TWO), (TWO, ONE), PODS[1:])),
         *(partial(transfer, ONE, TWO, 1500 * size + 1, setup=partial(maximum, size)) for size in (88, 537, 1000)),
     )
     found = ends[0].counted()
@@ -85,7 +85,7 @@ def test_extension_headers_are_carried(option: int) -> None:
         content, ancillary, _, _ = receiving.recvmsg(100, 100)
     assert content == b"extended"
     assert [(kind, octets[1:]) for _, kind, octets in ancillary] == [(option, PADDED[1:])]
-    transfer(ONE, TWO, 2 * MEGABYTE, setup=partial(extend_short, option))
+    transfer(ONE, TWO, 2 * VOLUME, setup=partial(extend_short, option))
 
 
 RECEIVED = {socket.IPV6_HOPOPTS: socket.IPV6_RECVHOPOPTS, socket.IPV6_DSTOPTS: socket.IPV6_RECVDSTOPTS}

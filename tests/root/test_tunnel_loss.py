@@ -30,11 +30,11 @@ from tests.root.tunnel_traffic import (
     without_checksum,
 )
 from tests.root.tunnel_wire import PODS, PODS_V6, Fate, Process, Wire, forwarders, make_real, network
+from tests.volume import VOLUME
 from tests.waiting import until
 
 pytestmark = pytest.mark.root
 
-MEGABYTE = 1 << 20
 MTU = 1500
 FAULTS = Fate(lost=5, twice=5, late=5)
 Pair = tuple[Process, Process]
@@ -64,8 +64,8 @@ def test_every_frame_is_right(ends: Pair) -> None:
     with Wire() as wire:
         at_once(
             *(partial(transfer, one, two, 600 * mss + 3, setup=partial(maximum, mss)) for mss in (536, 999)),
-            partial(transfer, one, two, 2 * MEGABYTE),
-            partial(transfer, PODS_V6[1], PODS_V6[2], MEGABYTE),
+            partial(transfer, one, two, 2 * VOLUME),
+            partial(transfer, PODS_V6[1], PODS_V6[2], VOLUME),
         )
         payloads = [filled(length, length) for length in range(0, 1600, 7)]
         assert datagrams(one, two, payloads, setup=may_be_fragmented) == payloads
@@ -128,8 +128,8 @@ def test_tcp_completes(ends: Pair) -> None:
     with Wire(FAULTS) as wire:
         at_once(
             *(partial(transfer, one, two, 400 * mss, setup=partial(maximum, mss)) for mss in (536, 999, 1331)),
-            *(partial(transfer, two, one, 2 * MEGABYTE) for _ in range(2)),
-            partial(transfer, PODS_V6[1], PODS_V6[2], MEGABYTE),
+            *(partial(transfer, two, one, 2 * VOLUME) for _ in range(2)),
+            partial(transfer, PODS_V6[1], PODS_V6[2], VOLUME),
         )
         assert min(wire.done[fault] for fault in ("lost", "twice", "late")) > 10
     assert errors(one, two) == {}

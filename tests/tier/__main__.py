@@ -31,7 +31,7 @@ def read_arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("-n", "--vms", type=int, default=2, help="how many VMs share the tests (default: 2)")
     parser.add_argument("--memory", type=int, default=qemu.MEMORY, help="MiB each may use (default: %(default)s)")
-    parser.add_argument("--limit", type=float, default=3600, help="seconds for the tests inside (default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=5400, help="seconds for the tests inside (default: %(default)s)")
     parser.add_argument(
         "--results", type=Path, default=Path("vm-results"), help="folder for results (default: vm-results)"
     )

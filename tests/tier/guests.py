@@ -25,7 +25,13 @@ PLUGINS = ("-p", "no:cacheprovider", "-p", "tests.tier.shard")
 # A node of a cluster has br_netfilter: without it Services do not work between the pods of one node.
 PREPARED = ("sh", "-c", 'modprobe br_netfilter && exec "$@"', "sh")
 PYTEST = (*PREPARED, "python3", "-m", "pytest", *PLUGINS, TEST_LIMIT, f"--junitxml={JUNIT}")
-ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "NETLAB_CONSOLE": "/dev/ttyS0", "COLUMNS": "100"}
+VOLUME = 1 << 17  # bytes: an eighth of what tests send where nothing is emulated (tests/volume.py)
+ENVIRONMENT = {
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "NETLAB_CONSOLE": "/dev/ttyS0",
+    "NETLAB_TEST_VOLUME": str(VOLUME),
+    "COLUMNS": "100",
+}
 
 
 @dataclass
