@@ -15,6 +15,8 @@ from netlab.errors import UsageError
 if TYPE_CHECKING:
     from netlab.explain.report import View
     from netlab.lab import Lab
+    from netlab.proxy.ipvs_netlink import Listed
+    from netlab.service.known import Known
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,32 +59,65 @@ def rules_command(service: str, namespace: str, node: str | None, lab: str | Non
 
 
 @svc_command.command("explain")
-@click.option("--from", "pod", metavar="POD", shell_complete=complete_member, help="Only what its packets would meet.")
+@click.option("--from", "sender", metavar="MEMBER", shell_complete=complete_member, help="Whose packets: a pod, ...")
 @_shared_options
 def explain_command(
-    service: str, namespace: str, node: str | None, lab: str | None, output: str, pod: str | None
+    service: str, namespace: str, node: str | None, lab: str | None, output: str, sender: str | None
 ) -> None:
     """Say in words what a SERVICE's rules do, and with which probability each endpoint is chosen.
 
-    With --from POD, what that pod's packets meet on its own node: which conditions hold for them, and which do not.
+    With --from, what the packets of a pod or node meet on its own node, or those of a machine outside on --node: which
+    conditions hold for them, and which do not.
     """
     from netlab.explain.report import explain_json, explain_text
 
-    view = _view(lab, service, namespace, node, pod)
+    view = _view(lab, service, namespace, node, sender)
     _print(explain_json(view) if output == "json" else explain_text(view, _width()))
 
 
-def _view(reference: str | None, service: str, namespace: str, node: str | None, pod: str | None) -> View:
+def _view(reference: str | None, service: str, namespace: str, node: str | None, sender: str | None) -> View:
     """Read the node's rules and pick the Service's."""
+    from netlab.explain.question import ask
     from netlab.explain.read import read
-    from netlab.explain.report import ask, view
+    from netlab.explain.report import view
 
     join()
     lab = find_lab(reference)
-    question = ask(lab.topology, lab.snapshot, service, namespace, node=node, pod=pod)
+    known = _known(lab, service, namespace)
+    question = ask(lab.topology, lab.snapshot, service, namespace, node=node, sender=sender, known=known)
     _require_up(lab, question.node)
-    reading = read(lambda argv: lab.exec(question.node, argv), lab.topology.families, f"{namespace}/{service}")
+    reading = read(
+        lambda argv: lab.exec(question.node, argv),
+        lab.topology.families,
+        f"{namespace}/{service}",
+        servers=lambda version: _virtual_servers(lab, question.node, version),
+    )
     return view(question, reading)
+
+
+def _known(lab: Lab, service: str, namespace: str) -> Known:
+    """Return what the control plane knows of a Service, or, when it does not answer, what the topology says."""
+    from netlab.codec import from_json
+    from netlab.control import protocol
+    from netlab.errors import NetlabError
+    from netlab.explain.question import declared
+    from netlab.service.known import Known
+
+    try:
+        answer = protocol.ask(lab.name, {"verb": "service", "namespace": namespace, "name": service})
+    except NetlabError:
+        return declared(lab.topology, service, namespace)
+    return from_json(Known, answer)
+
+
+def _virtual_servers(lab: Lab, node: str, version: int) -> list[Listed]:
+    from netlab.proxy.ipvs_netlink import Servers
+
+    servers = Servers(lab.netns(node))
+    try:
+        return servers.listing(version)
+    finally:
+        servers.close()
 
 
 def _require_up(lab: Lab, node: str) -> None:

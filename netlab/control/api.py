@@ -39,6 +39,7 @@ class Api:
             "scale": self._scale,
             "restart": self._restart,
             "get": self._get,
+            "service": self._service,
             "state": self._state,
             "wait": self._wait,
         }
@@ -226,6 +227,11 @@ class Api:
         items = views.items(self._plane, Resource(request["kind"]))
         namespace = request["namespace"]
         return {"items": [item for item in items if namespace in ("", item.get("namespace", namespace))]}
+
+    async def _service(self, request: Request) -> Answer:
+        """Return what is known of one Service, and the names of all."""
+        answer: Answer = to_json(views.known(self._plane, (request["namespace"], request["name"])))
+        return answer
 
     async def _state(self, _: Request) -> Answer:
         """Return everything that an object to be applied may be in conflict with."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from netlab.control.plane import Plane
 from netlab.control.resources import WORKLOADS, Resource
 from netlab.controllers.backends import Backend, in_order, slice_backends
 from netlab.controllers.revision import revision_of
-from netlab.controllers.state import PodState
+from netlab.controllers.state import Key, PodState
+from netlab.service.known import Known
 from netlab.topology.pod import Pod, Workload, WorkloadKind
 from netlab.topology.service import Service, ServiceType
 
@@ -43,6 +45,14 @@ def _services(plane: Plane) -> Iterator[Item]:
             "selector": dict(service.selector or ()),
             "health-check-node-port": given.health_check_node_port,
         }
+
+
+def known(plane: Plane, key: Key) -> Known:
+    """Return what there is to know of a Service; only the names of all where it does not exist."""
+    registry = plane.registry
+    ready = [text for backend in registry.backends(key) if backend.endpoint.ready for text in _places(backend)]
+    ports = tuple(replace(port, endpoints=()) for port in registry.ports(key))
+    return Known(registry.services.get(key), ports, tuple(ready), tuple(registry.services))
 
 
 def _ports(service: Service, node_ports: tuple[int, ...]) -> str:

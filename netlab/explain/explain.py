@@ -30,7 +30,7 @@ from netlab.explain.model import (
     ToPort,
     Verdict,
 )
-from netlab.explain.tree import PortTree, door, is_node_port
+from netlab.explain.tree import Door, PortTree, door, is_node_port
 from netlab.service.nftables import TABLE
 
 ALL = Fraction(1)
@@ -51,8 +51,8 @@ def explain(tree: PortTree, pods: Mapping[str, str], client: Client | None = Non
     With a client, only what its packets would meet.
     """
     doors = _doors(tree)
-    lines = [line for entry in doors for line in _Walk(tree, pods, _packet(entry, client)).door(entry)]
-    return [*lines, *_other_ports(tree.tables, dict.fromkeys(host for host, _, _ in doors if host))]
+    lines = [line for entry in doors for line in Walk(tree, pods, _packet(entry, client)).door(entry)]
+    return [*lines, *_other_ports(tree.tables, dict.fromkeys(entry.host for entry in doors if entry.host))]
 
 
 def _other_ports(tables: Tables, hosts: Iterable[str]) -> Iterator[Line]:
@@ -66,9 +66,6 @@ def _other_ports(tables: Tables, hosts: Iterable[str]) -> Iterator[Line]:
                 break
 
 
-Door = tuple[str, str, int]
-
-
 def _doors(tree: PortTree) -> list[Door]:
     """Return each address and port once: the cluster IP, other addresses, the node's own."""
     found: dict[Door, int] = {}
@@ -79,13 +76,17 @@ def _doors(tree: PortTree) -> list[Door]:
 
 
 def _packet(entry: Door, client: Client | None) -> Packet:
-    host, protocol, port = entry
-    packet = Packet(ip_address(host) if host else None, protocol, port, to_node=not host)
+    host, protocol, port, _ = entry
+    return sent_by(client, Packet(ip_address(host) if host else None, protocol, port, to_node=not host))
+
+
+def sent_by(client: Client | None, packet: Packet) -> Packet:
+    """Return a packet with its source, where somebody said from where."""
     return replace(packet, source=ip_address(client.address), from_node=client.from_node) if client else packet
 
 
 @dataclass
-class _Walk:
+class Walk:
     """One packet's way.
 
     `escaped` is the share that a "goto" led away from the chain that it came from: only the next step is left for it.
@@ -128,9 +129,7 @@ class _Walk:
             spoken |= bool(here)
         if left and self.known:
             self.say(1, f"{_share(left)}no rule changes its destination or refuses it")
-        if self.known and self.hairpins and not self.judged:
-            self.say(1, f"no rule masquerades it: the endpoint sees {self.packet.source}")
-        self.say_hairpins()
+        self.say_sources()
         return self.lines
 
     def way(self, rule: Rule, left: Fraction, *, rest: bool) -> Fraction:
@@ -139,9 +138,15 @@ class _Walk:
         taken = isinstance(rule.action, Verdict) and rest and rule.table == "filter"
         return self.rule(replace(rule, conditions=own), 1, left, front="what is not translated above" if taken else "")
 
+    def say_sources(self) -> None:
+        """Say whether it is masqueraded, where no rule was worth a word, and what becomes of hairpins."""
+        if self.known and self.hairpins and not self.judged:
+            self.say(1, f"no rule masquerades it: the endpoint sees {self.packet.source}")
+        if self.hairpins and not self.known:
+            self.say_hairpins()
+
     def say_hairpins(self) -> None:
-        if self.known or not self.hairpins:
-            return
+        """Say whether endpoints reach themselves."""
         found = dict(self.hairpins)
         if all(found.values()):
             self.say(1, "an endpoint's packet to itself (hairpin) is masqueraded")

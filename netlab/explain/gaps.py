@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from netlab.explain.model import Jump, Tables, Verdict
+from netlab.explain.model import VIRTUAL_SERVERS, Jump, Tables, Verdict
 from netlab.explain.tree import shared
 from netlab.service import iptables_names as names
 from netlab.service.nftables import TABLE
@@ -37,8 +37,11 @@ def gaps(tables: Tables) -> Iterator[str]:
     ends = any(rule.action is Verdict.MASQUERADE for rule in tables.chain(fixed.table, fixed.last))
     if not (ends and _leads(tables, fixed.table, fixed.last, fixed.after) and tables.marks(fixed.table, fixed.mark)):
         yield f"{fixed.mark}, {fixed.after} and {fixed.last} do not work together: nothing is masqueraded"
-    for table, chain in shared(tables):
-        if chain != fixed.services and tables.chain(table, chain) and not _leads(tables, table, chain):
+    for place in shared(tables):
+        table, chain = place
+        if place == VIRTUAL_SERVERS or chain == fixed.services or not tables.chain(table, chain):
+            continue
+        if not _leads(tables, table, chain):
             yield f"no rule leads to {table} {chain}: what stands there does nothing"
 
 

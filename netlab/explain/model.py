@@ -7,7 +7,7 @@ one Service's; explain.py, which says what they do. read.py fetches the listings
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from typing import NamedTuple
@@ -104,13 +104,22 @@ class Recent:
 
 
 @dataclass(frozen=True, slots=True)
+class InSet:
+    """The packet is in an IP set; `directions` say for each part of an entry whose it is: "src" or "dst"."""
+
+    name: str
+    directions: tuple[str, ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A condition that this package has no word for, as the tool wrote it."""
 
     text: str
 
 
-Condition = From | To | Layer4 | ToPort | FromNode | ToNode | State | Chance | Recent | Unknown
+Condition = From | To | Layer4 | ToPort | FromNode | ToNode | State | Chance | Recent | InSet | Unknown
 
 
 # --- actions ---------------------------------------------------------------------------------------------------------
@@ -150,6 +159,26 @@ class SetMark:
     bits: int
 
 
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Go to one of the real servers in a chain, chosen by a scheduler of IPVS.
+
+    `timeout` is how many seconds a client stays with its server, 0 without affinity.
+    """
+
+    scheduler: str
+    chain: str
+    timeout: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Be a real server: change the destination to `to`. With weight 0 it gets no new connections."""
+
+    to: str
+    weight: int
+
+
 class Verdict(StrEnum):
     """An end, or a turn, that needs no further words."""
 
@@ -168,7 +197,7 @@ class UnknownAction:
     text: str
 
 
-Action = Jump | Choose | Dnat | SetMark | Verdict | UnknownAction
+Action = Jump | Choose | Dnat | SetMark | Balance | Serve | Verdict | UnknownAction
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -192,20 +221,39 @@ class Rule:
 
 
 Place = tuple[str, str]  # table, chain
+VIRTUAL_SERVERS: Place = ("ipvs", "virtual servers")  # in IPVS mode: they stand among the chains as if they were one
+
+
+class Entries(NamedTuple):
+    """What an IP set holds: its kind by parts ("ip", "port"), and its entries as `ipset save` writes them."""
+
+    parts: tuple[str, ...]
+    texts: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """All rules of one IP version that one reader saw, by table and chain."""
+    """All rules of one IP version that one reader saw, by table and chain, and the IP sets that they ask."""
 
     source: Source
     version: int
     chains: Mapping[Place, tuple[Rule, ...]]
+    sets: Mapping[str, Entries] = field(default_factory=dict)
 
     @property
     def is_nftables(self) -> bool:
         """Whether it is kube-proxy's nftables mode."""
         return self.source is Source.NFTABLES
+
+    @property
+    def is_ipvs(self) -> bool:
+        """Whether it is kube-proxy's IPVS mode."""
+        return VIRTUAL_SERVERS in self.chains
+
+    @property
+    def read(self) -> str:
+        """Who read all this."""
+        return f"{self.source}, virtual servers by netlink" if self.is_ipvs else self.source
 
     def chain(self, table: str, name: str) -> tuple[Rule, ...]:
         """Return a chain's rules; none when there is no such chain."""

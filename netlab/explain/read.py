@@ -1,7 +1,8 @@
 """A node's Service rules as its kernel has them, by whichever tool sees them.
 
 The caller says how a program is run on the node (`Run`). Each reader is tried, for nothing but the kernel knows which
-mode a node's rules are in, and a node may hold two kinds at once (facts.md 9.8). IPVS belongs into READERS too.
+mode a node's rules are in, and a node may hold two kinds at once (facts.md 9.8). Virtual servers come by netlink, where
+rules of IPVS mode are.
 """
 
 from __future__ import annotations
@@ -9,22 +10,27 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from subprocess import CompletedProcess
 
 from netlab.errors import NotSupported, ProgramError
-from netlab.explain import nft, saved
+from netlab.explain import ipsets, nft, saved
 from netlab.explain.legacy import PRESENT, present
 from netlab.explain.model import Reading, Source, Tables
 from netlab.explain.tree import shared
+from netlab.explain.virtual import chains
 from netlab.paths import search_path
+from netlab.proxy.ipvs_netlink import Listed
+from netlab.service.ipvs_rules import IPVS_FILTER
 from netlab.service.nftables import TABLE, WORDS
 
 Run = Callable[[Sequence[str]], CompletedProcess[str]]
+ReadServers = Callable[[int], Sequence[Listed]]  # the node's virtual servers of an IP version
 
 LIBRARIES = "apt install libip4tc2 libip6tc2 libxtables12 iptables, and pip install python-iptables"
 
 
-def read(run: Run, versions: Iterable[int], service: str = "") -> Reading:
+def read(run: Run, versions: Iterable[int], service: str = "", *, servers: ReadServers | None = None) -> Reading:
     """Read the Service rules of a node. Raises ProgramError, and NotSupported when no tool is there.
 
     Given a Service ("default/web"), a reader may leave out chains that are another's alone.
@@ -40,12 +46,20 @@ def read(run: Run, versions: Iterable[int], service: str = "") -> Reading:
                 missing.append(str(exc))
                 continue
             if tables and any(place in tables.chains for place in shared(tables)):
-                found.append(tables)
+                found.append(_with_servers(tables, run, servers))
     if not found and missing:
         raise NotSupported(f"the program {missing[0]}", "reading Service rules", "apt install iptables nftables")
     for version in {tables.version for tables in found}:
         remarks |= dict.fromkeys(_mixed([tables for tables in found if tables.version == version]))
     return Reading(tuple(found), tuple(remarks))
+
+
+def _with_servers(tables: Tables, run: Run, servers: ReadServers | None) -> Tables:
+    """Add virtual servers and IP sets to the rules of IPVS mode."""
+    if servers is None or ("filter", IPVS_FILTER) not in tables.chains:
+        return tables
+    sets = ipsets.parse(_checked(run, [_program("ipset"), "save"]))
+    return replace(tables, chains={**tables.chains, **chains(servers(tables.version))}, sets=sets)
 
 
 def _mixed(tables: Sequence[Tables]) -> list[str]:

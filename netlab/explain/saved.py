@@ -21,6 +21,7 @@ from netlab.explain.model import (
     Dnat,
     From,
     FromNode,
+    InSet,
     Jump,
     Layer4,
     Place,
@@ -39,6 +40,9 @@ from netlab.explain.model import (
 PRECISION = Fraction(5, 10**10)  # ten decimals, then a number of 31 bits
 SILENT = {"-m", "--reap", "--mask", "--rsource", "--mode"}  # they say nothing of their own in kube-proxy's rules
 LIST_OPTIONS = {"--rcheck", "--update", "--set", "--seconds", "--name"}  # xt_recent: one match of several options
+
+
+PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}
 
 
 class Option(NamedTuple):
@@ -138,6 +142,12 @@ class _Seen:
 def _condition(option: Option) -> Condition:
     value, negated = option.value, option.negated
     match option.name:
+        case "--vaddr":  # where a packet was sent to before IPVS changed it
+            return To((ip_network(value),), negated)
+        case "--vproto":
+            return Layer4(PROTOCOLS.get(value, value), negated)
+        case "--vport" if value.isdecimal():
+            return ToPort(int(value), negated)
         case "-s":
             return From((ip_network(value),), negated)
         case "-d":
@@ -152,6 +162,8 @@ def _condition(option: Option) -> Condition:
             return ToNode(negated)
         case "--ctstate":
             return State(tuple(value.split(",")), negated)
+        case "--match-set":
+            return InSet(value, tuple(option.values[-1].split(",")), negated)
         case "--probability" if not negated:
             return Chance(fraction(value))
     return Unknown(str(option))

@@ -7,10 +7,11 @@ chains "HASH-ns/name/protocol/port" in nftables mode. An element that refuses ha
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from netlab.explain.model import Choose, Jump, Layer4, Place, Rule, Tables, To, ToPort
+from netlab.explain.model import VIRTUAL_SERVERS, Balance, Choose, Jump, Layer4, Place, Rule, Tables, To, ToPort
 from netlab.service.iptables_names import (
     EXTERNAL_SERVICES,
     FIREWALL,
@@ -21,8 +22,9 @@ from netlab.service.iptables_names import (
     PROXY_FIREWALL,
     SERVICES,
 )
+from netlab.service.ipvs_rules import IPVS_FILTER, IPVS_OUT_FILTER
+from netlab.service.model import ServicePort
 from netlab.service.nftables import TABLE
-from netlab.topology.addresses import Address
 
 # The chains that all Services share, by the step of a packet's way in which they stand.
 IPTABLES_STEPS: tuple[tuple[Place, ...], ...] = (
@@ -34,6 +36,12 @@ NFT_STEPS: tuple[tuple[Place, ...], ...] = (
     ((TABLE, "services"),),
     ((TABLE, "service-endpoints-check"), (TABLE, "nodeport-endpoints-check")),
 )
+IPVS_STEPS: tuple[tuple[Place, ...], ...] = (
+    (("nat", SERVICES),),
+    (("filter", PROXY_FIREWALL), ("filter", IPVS_FILTER)),
+    (VIRTUAL_SERVERS,),
+    (("filter", IPVS_OUT_FILTER),),
+)
 NODE_PORT_MAPS = ("service-nodeports", "no-endpoint-nodeports")
 # Chains that a Service's rules jump to and that are not its own.
 COMMON = {SERVICES, NODE_PORTS, EXTERNAL_SERVICES, PROXY_FIREWALL, FORWARD, FIREWALL, POSTROUTING, MARK_MASQ}
@@ -43,12 +51,24 @@ NAMED = re.compile(r"([a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9]
 CHAIN = re.compile(r"(?:service|local|external|firewall)-[A-Z2-7]{8}-([^/]+/[^/]+)/([a-z]+)/([^/]*)\Z")
 
 
+class Door(NamedTuple):
+    """Where packets for a Service's port go to: `host` is "" for the node's own addresses.
+
+    `called` is what kube-proxy calls it ("cluster IP"), "" where that is read off the rules.
+    """
+
+    host: str
+    protocol: str
+    port: int
+    called: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class PortTree:
     """What the kernel has for one port of a Service, in one IP version.
 
     `steps` are the ways in, by the step of the packet's way; `chains` are those behind them, each once and before those
-    that it leads to.
+    that it leads to. `doors` are known in IPVS mode only, where no rule names them.
     """
 
     port: str  # "default/web:http"
@@ -56,6 +76,7 @@ class PortTree:
     tables: Tables
     steps: tuple[tuple[Rule, ...], ...]
     chains: Mapping[Place, tuple[Rule, ...]] = field(default_factory=dict)
+    doors: tuple[Door, ...] = ()
 
     @property
     def rules(self) -> Iterator[Rule]:
@@ -63,7 +84,7 @@ class PortTree:
         shown: set[Place] = set()
         for ways in self.steps:
             yield from ways
-            for place in _behind(self.tables, ways):
+            for place in behind(self.tables, ways):
                 if place not in shown:
                     shown.add(place)
                     yield from self.chains[place]
@@ -72,8 +93,8 @@ class PortTree:
 Key = tuple[str, str]  # port ("default/web:http"), protocol
 
 
-def tree(namespace: str, name: str, tables: Tables, addresses: Collection[Address] = ()) -> tuple[PortTree, ...]:
-    """Return what there is for each port of a Service; nothing where there is none. `addresses` are known to be its."""
+def tree(namespace: str, name: str, tables: Tables, ports: Iterable[ServicePort] = ()) -> tuple[PortTree, ...]:
+    """Return what there is for each port of a Service; nothing where there is none. `ports` are known to be its."""
     service = f"{namespace}/{name}"
     steps = [[rule for place in step for rule in tables.chain(*place)] for step in _steps(tables)]
     keys: list[Key] = []
@@ -83,7 +104,7 @@ def tree(namespace: str, name: str, tables: Tables, addresses: Collection[Addres
             keys.append(key)
     chosen = {key: _chosen(key, service, steps) for key in keys}
     if tables.is_nftables:
-        _add_nameless(chosen, service, steps, addresses)
+        _add_nameless(chosen, steps, [port for port in ports if port.cluster_ip.version == tables.version])
     return tuple(_port_tree(key, tables, found) for key, found in sorted(chosen.items()))
 
 
@@ -103,8 +124,8 @@ def is_node_port(rule: Rule) -> bool:
     return rule.chain == NODE_PORTS or not any(isinstance(condition, To) for condition in rule.conditions)
 
 
-def door(rule: Rule) -> tuple[str, str, int]:
-    """Return address ("" for the node's own), protocol and port of a way in."""
+def door(rule: Rule) -> Door:
+    """Return where packets go that meet a way in."""
     host, protocol, port = "", "", 0
     for condition in rule.conditions:
         match condition:
@@ -114,10 +135,12 @@ def door(rule: Rule) -> tuple[str, str, int]:
                 protocol = found
             case ToPort(number, False):
                 port = number
-    return host, protocol, port
+    return Door(host, protocol, port)
 
 
 def _steps(tables: Tables) -> tuple[tuple[Place, ...], ...]:
+    if tables.is_ipvs:
+        return IPVS_STEPS
     return NFT_STEPS if tables.is_nftables else IPTABLES_STEPS
 
 
@@ -130,6 +153,8 @@ def targets(rule: Rule) -> tuple[str, ...]:
     """Return the chains that a rule leads to."""
     match rule.action:
         case Jump(chain):
+            return (chain,)
+        case Balance(_, chain):
             return (chain,)
         case Choose(shares):
             return tuple(chain for _, chain in shares)
@@ -165,35 +190,35 @@ def _chosen(key: Key, service: str, steps: Iterable[Iterable[Rule]]) -> list[lis
     ]
 
 
-def _add_nameless(
-    chosen: dict[Key, list[list[Rule]]], service: str, steps: list[list[Rule]], addresses: Collection[Address]
-) -> None:
+def doors(port: ServicePort) -> Iterator[Door]:
+    """Yield the addresses of a Service's port."""
+    protocol = port.protocol.lower()
+    yield Door(str(port.cluster_ip), protocol, port.port, "cluster IP")
+    for called, addresses in (("external IP", port.external_ips), ("loadbalancer IP", port.load_balancer_ips)):
+        for address in addresses:
+            yield Door(str(address), protocol, port.port, called)
+    if port.node_port:
+        yield Door("", protocol, port.node_port, "NodePort")
+
+
+def _add_nameless(chosen: dict[Key, list[list[Rule]]], steps: list[list[Rule]], ports: Iterable[ServicePort]) -> None:
     """Add the elements that refuse: no chain of theirs names the Service."""
-    doors = {door(rule): key for key, found in chosen.items() for step in found for rule in step}
-    known = {str(address) for address in addresses}
-    known |= {
-        entry[0]
-        for found in chosen.values()
-        for rule in found[1]
-        if rule.map == "service-ips" and targets(rule)[0].startswith(("service-", "local-")) and (entry := door(rule))
-    }
+    found = {door(rule): key for key, ways in chosen.items() for step in ways for rule in step}
+    found |= {entry._replace(called=""): (str(port), entry.protocol) for port in ports for entry in doors(port)}
     for number, step in enumerate(steps):
         for rule in step:
-            entry = door(rule)
-            if _service(rule) or not (entry in doors or entry[0] in known):
-                continue
-            key = doors.get(entry) or (service, entry[1])
-            found = chosen.setdefault(key, [[] for _ in steps])
-            found[number].append(rule)
+            key = found.get(door(rule))
+            if key and not _service(rule):
+                chosen.setdefault(key, [[] for _ in steps])[number].append(rule)
 
 
 def _port_tree(key: Key, tables: Tables, found: list[list[Rule]]) -> PortTree:
-    places = _behind(tables, [rule for step in found for rule in step])
+    places = behind(tables, [rule for step in found for rule in step])
     chains = {place: tables.chains[place] for place in places}
     return PortTree(key[0], key[1], tables, tuple(map(tuple, found)), chains)
 
 
-def _behind(tables: Tables, ways: Iterable[Rule]) -> list[Place]:
+def behind(tables: Tables, ways: Iterable[Rule]) -> list[Place]:
     """Return the chains that rules lead to, directly or not, each before those that it leads to itself."""
     entered: set[Place] = set()
     done: list[Place] = []

@@ -7,17 +7,20 @@ from fractions import Fraction
 
 from netlab.explain.model import (
     Action,
+    Balance,
     Chance,
     Choose,
     Condition,
     Dnat,
     From,
     FromNode,
+    InSet,
     Jump,
     Layer4,
     Packet,
     Recent,
     Rule,
+    Serve,
     SetMark,
     State,
     To,
@@ -70,6 +73,8 @@ def condition(one: Condition) -> str:
             return f"with probability {chance(probability)}"
         case Recent(_, seconds):
             return f"from a client of the last {seconds} s"
+        case InSet(name, directions, negated):
+            return f"{_no(negated)}in set {name} ({','.join(directions)})"
         case Unknown(text):
             return text
 
@@ -89,6 +94,11 @@ def action(one: Action) -> str:
             return f"new destination {to}"
         case SetMark(bits):
             return f"mark {bits:#x}" if bits else "clear the mark"
+        case Balance(scheduler, chain, timeout):
+            stays = f", a client stays for {timeout} s" if timeout else ""
+            return f"real servers of {chain} by {scheduler}{stays}"
+        case Serve(to, weight):
+            return f"new destination {to} (weight {weight})"
         case Verdict():
             return one.value
         case UnknownAction(text):

@@ -33,6 +33,8 @@ ATTR_SERVICE, ATTR_DEST = 1, 2
 SVC_AF, SVC_PROTOCOL, SVC_ADDR, SVC_PORT, SVC_FWMARK, SVC_SCHED_NAME, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK = range(1, 10)
 DEST_ADDR, DEST_PORT, DEST_FWD_METHOD, DEST_WEIGHT, DEST_U_THRESH, DEST_L_THRESH = range(1, 7)
 DEST_ACTIVE_CONNS, DEST_INACT_CONNS = 7, 8
+STATS64 = 12  # of both
+STATS_INPKTS, STATS_INBYTES = 2, 4
 
 AF = {4: 2, 6: 10}
 NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
@@ -53,6 +55,22 @@ class Load(NamedTuple):
     weight: int
     active: int
     inactive: int
+
+
+class Seen(NamedTuple):
+    """What came for a server since it was made."""
+
+    packets: int
+    bytes: int
+
+
+class Listed(NamedTuple):
+    """A virtual server with what it has seen; `servers` are its real ones, each with its weight."""
+
+    key: VirtualKey
+    installed: Installed
+    seen: Seen
+    servers: tuple[tuple[RealServer, int, Seen], ...]
 
 
 class Servers:
@@ -101,9 +119,7 @@ class Servers:
         found = {}
         for fields in self._dump(GET_SERVICE, b"", ATTR_SERVICE):
             if SVC_FWMARK not in fields and fields[SVC_AF][0] == AF[version]:
-                flags = Flag(FLAGS.unpack(fields[SVC_FLAGS])[0] & SHOWN_FLAGS)
-                scheduler = fields[SVC_SCHED_NAME].rstrip(b"\0").decode()
-                found[_key(fields, version)] = Installed(scheduler, flags, _number(fields[SVC_TIMEOUT]))
+                found[_key(fields, version)] = _installed(fields)
         return found
 
     def read_real(self, key: VirtualKey) -> dict[RealServer, Load]:
@@ -111,9 +127,20 @@ class Servers:
         found = {}
         for fields in self._dump(GET_DEST, attribute(ATTR_SERVICE, _packed_key(key)), ATTR_DEST):
             counts = (_number(fields[kind]) for kind in (DEST_WEIGHT, DEST_ACTIVE_CONNS, DEST_INACT_CONNS))
-            address = _address(fields[DEST_ADDR], key.address.version)
-            found[RealServer(address, int.from_bytes(fields[DEST_PORT], "big"))] = Load(*counts)
+            found[_real(fields, key)] = Load(*counts)
         return found
+
+    def listing(self, version: int) -> list[Listed]:
+        """Return every virtual server of an IP version that is not of a mark, with counts, by address and port."""
+        found = []
+        for fields in self._dump(GET_SERVICE, b"", ATTR_SERVICE):
+            if SVC_FWMARK not in fields and fields[SVC_AF][0] == AF[version]:
+                found.append((_key(fields, version), _installed(fields), _seen(fields)))
+        return [Listed(*one, tuple(self._list_real(one[0]))) for one in sorted(found, key=lambda one: one[0])]
+
+    def _list_real(self, key: VirtualKey) -> Iterator[tuple[RealServer, int, Seen]]:
+        for fields in self._dump(GET_DEST, attribute(ATTR_SERVICE, _packed_key(key)), ATTR_DEST):
+            yield _real(fields, key), _number(fields[DEST_WEIGHT]), _seen(fields)
 
     def _dump(self, command: int, body: bytes, kind: int) -> Iterator[dict[int, bytes]]:
         ask = Message(self._family, 0, GENL_HEADER.pack(command, FAMILY_VERSION) + body)
@@ -172,6 +199,21 @@ def _packed_weight(weight: int) -> bytes:
 def _key(fields: dict[int, bytes], version: int) -> VirtualKey:
     protocol = PROTOCOLS[int.from_bytes(fields[SVC_PROTOCOL], "little")]
     return VirtualKey(_address(fields[SVC_ADDR], version), protocol, int.from_bytes(fields[SVC_PORT], "big"))
+
+
+def _installed(fields: dict[int, bytes]) -> Installed:
+    flags = Flag(FLAGS.unpack(fields[SVC_FLAGS])[0] & SHOWN_FLAGS)
+    return Installed(fields[SVC_SCHED_NAME].rstrip(b"\0").decode(), flags, _number(fields[SVC_TIMEOUT]))
+
+
+def _real(fields: dict[int, bytes], key: VirtualKey) -> RealServer:
+    address = _address(fields[DEST_ADDR], key.address.version)
+    return RealServer(address, int.from_bytes(fields[DEST_PORT], "big"))
+
+
+def _seen(fields: dict[int, bytes]) -> Seen:
+    counts = nested(fields[STATS64])
+    return Seen(_number(counts[STATS_INPKTS]), _number(counts[STATS_INBYTES]))
 
 
 def _address(packed: bytes, version: int) -> Address:

@@ -42,6 +42,11 @@ class Installed:
     timeout: int
     weights: dict[RealServer, int] = field(default_factory=dict)
 
+    @property
+    def is_persistent(self) -> bool:
+        """Whether a client stays with its real server for `timeout` seconds."""
+        return Flag.PERSISTENT in self.flags
+
 
 class Place(NamedTuple):
     """A real server of a virtual server."""

@@ -248,7 +248,7 @@ def netlab(*argv: str) -> subprocess.CompletedProcess[str]:
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("explain", "wn"), "did you mean default/own?"),
     (("rules", "own", "--node", "n3"), "lab tsvc has no cluster node 'n3'"),
-    (("explain", "own", "--from", "p-9"), "lab tsvc has no pod 'p-9'"),
+    (("explain", "own", "--from", "p-9"), "has no pod, node or machine 'p-9'"),
     (("rules", "own", "--node", "n2"), "there is no Service default/own on node n2"),
 ]
 

@@ -17,6 +17,7 @@ from netlab.topology.model import BridgeBackend, Pod, Topology
 from tests.labs import topology
 from tests.root.journeys import IN, OUT, Header, Hop, Side, address, inside, macs, over_bridge, run, taps_of
 from tests.root.sniff import COOKIE_BYTES, Taps, send_frame, version_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -35,6 +36,7 @@ def test_a_first_packet_is_preceded_by_one_arp_exchange() -> None:
     with Lab(one_node("tparp")) as lab:
         one, two, three = (Side.of(lab, pod) for pod in ("p-1", "p-2", "p-3"))
         taps = ("p-1 eth0", "n1 cni0", f"n1 {two.port}", "p-2 eth0", f"n1 {three.port}")
+        until(lambda: run(lab, "n1", "bridge link").count("state forwarding") == 3)  # a busy kernel is late with it
         with Taps(lab, *taps) as opened:
             opened.ping("p-1", two.pod_ip)
             seen = {tap: [_words(entry.way, entry.packet) for entry in opened.everything(tap)] for tap in taps}

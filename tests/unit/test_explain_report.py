@@ -11,15 +11,18 @@ import pytest
 
 from netlab.errors import NetlabError, NotSupported, UsageError
 from netlab.explain import saved
+from netlab.explain.explain import Client
 from netlab.explain.model import Reading, Source, Tables
+from netlab.explain.question import Question, ask, declared
 from netlab.explain.read import read
-from netlab.explain.report import ask, explain_json, explain_text, rules_json, rules_text, view
+from netlab.explain.report import explain_json, explain_text, rules_json, rules_text, view
+from netlab.service.known import Known
 from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
-from netlab.topology.model import Proxy, Topology
-from netlab.topology.service import Service
+from netlab.topology.model import Proxy, Role, Topology
+from netlab.topology.service import Service, ServiceType
 from tests.labs import topology
-from tests.unit.explained import GOLDEN, as_saved, iptables_of, nft_of_golden, restore_text
+from tests.unit.explained import GOLDEN, as_saved, iptables_of, ipvs_of, nft_of_golden, restore_text
 from tests.unit.service_ports import FULL, WEB
 
 BASE = topology("demo", nodes=2, pods=4)
@@ -31,15 +34,20 @@ LAB = replace(
 HELD = allocate(LAB, Snapshot())
 
 
+def asked(service: str = "web", *, node: str | None = None, sender: str | None = None, lab: Topology = LAB) -> Question:
+    known = declared(lab, service, "default")
+    return ask(lab, HELD, service, "default", node=node, sender=sender, known=known)
+
+
 def shown(
     tables: Sequence[Tables],
     *,
     service: str = "web",
     node: str | None = None,
-    pod: str | None = None,
+    sender: str | None = None,
     lab: Topology = LAB,
 ) -> list[str]:
-    question = ask(lab, HELD, service, "default", node=node, pod=pod)
+    question = asked(service, node=node, sender=sender, lab=lab)
     return list(explain_text(view(question, Reading(tuple(tables), ())), 80))
 
 
@@ -47,16 +55,30 @@ def shown(
 
 
 def test_the_first_node_or_the_pods_own() -> None:
-    assert ask(LAB, HELD, "web", "default", node=None, pod=None).node == "n1"
-    assert ask(LAB, HELD, "web", "default", node="n2", pod=None).node == "n2"
-    assert ask(LAB, HELD, "web", "default", node=None, pod="p-2").node == "n2"
+    assert asked(node=None, sender=None).node == "n1"
+    assert asked(node="n2", sender=None).node == "n2"
+    assert asked(node=None, sender="p-2").node == "n2"
 
 
 def test_a_pods_address_and_a_nodes() -> None:
-    (pod,) = ask(LAB, HELD, "web", "default", node=None, pod="p-2").clients
+    (pod,) = asked(node=None, sender="p-2").clients
     assert (pod.address, pod.from_node) == (str(HELD.pods["p-2"][0]), False)
-    (agent,) = ask(LAB, HELD, "web", "default", node=None, pod="agent").clients
+    (agent,) = asked(node=None, sender="agent").clients
     assert (agent.address, agent.from_node) == (str(HELD.leases["n1"].public_ips[0]), True)
+
+
+def test_a_node_and_a_machine_outside() -> None:
+    lab = replace(LAB, nodes=(*LAB.nodes, replace(LAB.nodes[0], name="ext1", role=Role.EXTERNAL)))
+    held = allocate(lab, HELD)
+
+    def clients(sender: str, node: str | None = None) -> tuple[str, str, list[Client]]:
+        found = ask(lab, held, "web", "default", node=node, sender=sender, known=Known())
+        return found.node, found.sender, list(found.clients)
+
+    assert clients("n2") == ("n2", "node n2", [Client(str(held.leases["n2"].public_ips[0]), from_node=True)])
+    outside = [Client(str(held.machines["ext1"][0]))]
+    assert clients("ext1") == ("n1", "machine ext1", outside)
+    assert clients("ext1", "n2") == ("n2", "machine ext1", outside)
 
 
 @pytest.mark.parametrize(
@@ -64,13 +86,13 @@ def test_a_pods_address_and_a_nodes() -> None:
     [
         ("n9", None, "lab demo has no cluster node 'n9'\n  hint: there are n1, n2"),
         ("kubelet", None, "lab demo has no cluster node 'kubelet'\n  hint: there are n1, n2"),
-        (None, "p-22", "lab demo has no pod 'p-22'\n  hint: did you mean p-2"),
-        ("n1", "p-2", "packets of pod p-2 meet the rules of its own node n2, not n1's"),
+        (None, "p-22", "lab demo has no pod, node or machine 'p-22'\n  hint: did you mean p-2"),
+        ("n1", "p-2", "packets of pod p-2 meet the rules of node n2, not n1's"),
     ],
 )
 def test_what_the_lab_does_not_have(node: str | None, pod: str | None, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        ask(LAB, HELD, "web", "default", node=node, pod=pod)
+        asked(node=node, sender=pod)
     assert message in str(caught.value)
 
 
@@ -78,8 +100,8 @@ def test_what_the_lab_does_not_have(node: str | None, pod: str | None, message: 
     ("service", "proxy", "message"),
     [
         ("wbe", Proxy.IPTABLES, "there is no Service default/wbe on node n1\n  hint: did you mean default/web?"),
-        ("headless", Proxy.IPTABLES, "Service default/headless has no rules on node n1"),
-        ("wbe", Proxy.IPVS, "node n1 is in IPVS mode"),
+        ("headless", Proxy.IPTABLES, "Service default/headless is headless: it has no address and no rules"),
+        ("wbe", Proxy.IPVS, "there is no Service default/wbe on node n1"),
         ("wbe", Proxy.NONE, "node n1 carries out no Services"),
     ],
 )
@@ -98,6 +120,33 @@ def test_rules_that_are_there_count_more_than_the_mode(proxy: Proxy) -> None:
 def test_a_service_of_another_namespace_is_suggested() -> None:
     with pytest.raises(UsageError, match="did you mean kube-system/web"):
         shown([iptables_of(replace(WEB, namespace="kube-system"))], lab=replace(LAB, services=()))
+
+
+def test_a_service_that_has_no_rules_says_why() -> None:
+    def said_of(known: Known) -> str:
+        question = ask(LAB, HELD, "web", "default", node=None, sender=None, known=known)
+        return str(view_fails(question))
+
+    headless = Known(Service("web", headless=True), endpoints=("10.244.1.2:80", "10.244.2.2:80"))
+    assert "DNS gives its pods' (10.244.1.2:80, 10.244.2.2:80)" in said_of(headless)
+    named = Known(Service("web", type=ServiceType.EXTERNAL_NAME, external_name="example.org"))
+    assert "cluster DNS sends its clients to example.org" in said_of(named)
+
+
+def view_fails(question: Question) -> NetlabError:
+    with pytest.raises(NetlabError) as caught:
+        view(question, Reading((), ()))
+    return caught.value
+
+
+def test_ipvs_needs_the_control_plane() -> None:
+    found = ask(LAB, HELD, "web", "default", node=None, sender=None, known=Known(Service("web")))
+    with pytest.raises(NetlabError, match="IPVS mode, and only the control plane knows which addresses"):
+        view(found, Reading((ipvs_of(WEB),), ()))
+    answer = view(replace(found, known=Known(Service("web"), (WEB,))), Reading((ipvs_of(WEB),), ()))
+    lines = list(rules_text(answer, 80))
+    assert "IPv4, read by iptables-nft-save from the nft-backed tables, virtual servers by netlink" in lines
+    assert max(map(len, lines[3:])) <= 80
 
 
 # --- what is answered ------------------------------------------------------------------------------------------------
@@ -124,7 +173,7 @@ def test_what_is_missing_is_warned_of() -> None:
 
 
 def test_a_pods_packets_on_its_node() -> None:
-    lines = shown([iptables_of(WEB)], pod="p-2")
+    lines = shown([iptables_of(WEB)], sender="p-2")
     address = HELD.pods["p-2"][0]
     assert f"a packet of pod p-2, {address}:" in lines
     assert f"    {address} is in 10.244.0.0/16: not masqueraded" in lines
@@ -156,7 +205,7 @@ def test_rules_in_80_columns() -> None:
     text = as_saved(restore_text([WEB])).replace("-A ", "[0:0] -A ")
     text = text.replace("[0:0] -A KUBE-SERVICES", "[3:180] -A KUBE-SERVICES")
     tables = Tables(Source.NFT_BACKED, 4, saved.parse(text))
-    answer = view(ask(LAB, HELD, "web", "default", node=None, pod=None), Reading((tables,), ()))
+    answer = view(asked(node=None, sender=None), Reading((tables,), ()))
     lines = list(rules_text(answer, 80))
     assert "IPv4, read by iptables-nft-save from the nft-backed tables" in lines
     assert RULES in "\n".join(lines)
@@ -164,7 +213,7 @@ def test_rules_in_80_columns() -> None:
 
 
 def test_a_mode_without_counters_says_so() -> None:
-    answer = view(ask(LAB, HELD, "web", "default", node=None, pod=None), Reading((nft_of_golden(),), ()))
+    answer = view(asked(node=None, sender=None), Reading((nft_of_golden(),), ()))
     lines = list(rules_text(answer, 80))
     assert "no counters in this mode: kube-proxy's nftables rules have none" in lines
     assert "       -          -  not from 198.51.100.0/24 -> drop" in lines
@@ -173,9 +222,9 @@ def test_a_mode_without_counters_says_so() -> None:
 
 
 def test_json() -> None:
-    answer = view(ask(LAB, HELD, "web", "default", node=None, pod="p-1"), Reading((iptables_of(FULL),), ()))
+    answer = view(asked(node=None, sender="p-1"), Reading((iptables_of(FULL),), ()))
     found = json.loads(json.dumps(explain_json(answer)))
-    assert (found["service"], found["node"], found["from"]) == ("default/web", "n1", "p-1")
+    assert (found["service"], found["node"], found["from"]) == ("default/web", "n1", "pod p-1")
     chosen = [line for line in found["ports"][0]["lines"] if line.get("endpoint") == "10.244.1.5:8080"]
     assert {line["probability"] for line in chosen} == {"1/2"}
 
