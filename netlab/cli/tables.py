@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import click
 
-GAP = 3
+GAP, NARROW = 3, 2
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -22,14 +22,19 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """Return a table's lines; none is longer than `width` columns unless the columns before the last are."""
+    """Return a table's lines; none is longer than `width` columns unless the columns before the last are.
+
+    Columns draw nearer before anything is folded.
+    """
     cells = [heads, *rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads) - 1)]
-    indent = sum(widths) + GAP * len(widths)
+    whole = sum(widths) + max(len(row[-1]) for row in cells)
+    gap = NARROW if width and whole + GAP * len(widths) > width >= whole + NARROW * len(widths) else GAP
+    indent = sum(widths) + gap * len(widths)
     room = max(width - indent, 20) if width else None
     lines = []
     for row in cells:
-        front = "".join(cell.ljust(size + GAP) for cell, size in zip(row, widths, strict=False))
+        front = "".join(cell.ljust(size + gap) for cell, size in zip(row, widths, strict=False))
         first, *rest = _fold(row[-1], room)
         lines += [front + first, *(" " * indent + line for line in rest)]
     return [line.rstrip() for line in lines]
