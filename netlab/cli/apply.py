@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from netlab.cli.objects import await_rollout, control_plane, lab_option
+from netlab.cli.sctp import warn_of_sctp
 from netlab.codec import from_json, to_json
 from netlab.control.protocol import ask
 from netlab.control.resources import WORKLOADS, Reference, Resource
@@ -16,6 +18,7 @@ from netlab.errors import ManifestError, NetlabError, Problem
 if TYPE_CHECKING:
     from netlab.manifest.against import ExistingObjects
     from netlab.manifest.model import Manifests
+    from netlab.topology.pod import Container
 
 
 @click.command("apply")
@@ -53,6 +56,7 @@ def apply_command(lab: str | None, files: tuple[str, ...], dry_run: bool, wait: 
         raise ManifestError(verdict.problems)
     for line in found.ignored_lines():
         click.echo(f"note: {line}", err=True)
+    warn_of_sctp((one.value for one in found.services), _containers(found))
     if dry_run:
         return
     for line in ask(name, {"verb": "apply", **_values(found)})["outcomes"]:
@@ -85,6 +89,16 @@ def _load(file: str) -> Manifests:
     from netlab.manifest.read import load
 
     return load(file)
+
+
+def _containers(found: Manifests) -> Iterator[tuple[str, Container]]:
+    """Yield each container that is declared, with what a message calls its owner."""
+    for workload in (one.value for one in found.workloads):
+        for container in workload.template.containers:
+            yield f"{workload.kind.lower()} {workload.name}", container
+    for pod in (one.value for one in found.pods):
+        for container in pod.containers:
+            yield f"pod {pod.name}", container
 
 
 def _values(found: Manifests) -> dict[str, list[Any]]:

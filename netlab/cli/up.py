@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netlab.cli.common import default_file, output_option, print_json
+from netlab.cli.sctp import warn_of_sctp
 from netlab.errors import UsageError
 
 NO_BR_NETFILTER = """\
@@ -90,6 +91,8 @@ def _report(lab: Lab, outcome: Outcome, output: str) -> None:
     topology = lab.topology
     if topology.proxy is not Proxy.NONE and not sysctl.has_br_netfilter():
         click.echo(NO_BR_NETFILTER, err=True)
+    containers = ((f"pod {pod.name}", container) for pod in topology.pods for container in pod.containers)
+    warn_of_sctp(topology.services, containers)
     size = (
         f"{numbered(len(topology.nodes), 'node')}, {numbered(len(topology.own_pods), 'pod')}, {topology.backend.type}"
     )

@@ -1,4 +1,4 @@
 """Cluster DNS: the names of Services and pods as CoreDNS answers them (facts.md 7).
 
-Read records, answer, then zone_file and server.
+Read records, places, zone, answer, then zone_file and server.
 """

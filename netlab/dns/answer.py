@@ -1,6 +1,6 @@
 """The DNS answerer without its sockets: the bytes of a query become the bytes of the reply. Pure.
 
-dnspython reads and writes the wire format (RFC 1035; EDNS is RFC 6891); records.py knows what there is to answer. The
+dnspython reads and writes the wire format (RFC 1035; EDNS is RFC 6891); zone.py knows what there is to answer. The
 header is CoreDNS's: AA set, RA not, RD and CD as asked. A lab has no upstream, and other names are REFUSED, as
 by a CoreDNS that does not serve their zone. Several addresses come in a new order each time (its plugin loadbalance).
 """
@@ -38,7 +38,8 @@ from dns.rdtypes.IN.AAAA import AAAA
 from dns.rdtypes.IN.SRV import SRV
 
 from netlab.dns.names import Name
-from netlab.dns.records import Found, Outcome, Record, Srv, Type, Zone
+from netlab.dns.records import Found, Outcome, Record, Srv, Type
+from netlab.dns.zone import Zone
 
 QR, AA, TC, RD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0010  # header flags
 OPCODE = 0x7800
@@ -69,7 +70,7 @@ class _Query:
     id: int
     flags: int  # those that a reply repeats
     name: dns.name.Name
-    labels: Name  # the same as records.py has it; bytes outside ASCII become letters that no record has
+    labels: Name  # the same as zone.py has it; bytes outside ASCII become letters that no record has
     kind: int
     rdclass: int
     edns: _Edns | None
@@ -200,12 +201,12 @@ def _positive(asked: _Query, found: Found, *, limit: int) -> _Kept:
 def _negative(asked: _Query, found: Found, zone: Zone, *, limit: int) -> _Kept:
     """Return the reply with an SOA, whose serial is filled in later."""
     origin = found.origin
-    owner = _name(origin, asked, origin)
+    owner = _zoned(origin, asked, origin)
     rdata = SOA(
         IN,
         dns.rdatatype.SOA,
-        _name(("ns", "dns", *origin), asked, origin),
-        _name(("hostmaster", *origin), asked, origin),
+        _zoned(("ns", "dns", *origin), asked, origin),
+        _zoned(("hostmaster", *origin), asked, origin),
         0,
         REFRESH,
         RETRY,
@@ -256,7 +257,11 @@ def _add(renderer: dns.renderer.Renderer, section: int, records: Iterable[Record
     """Write records one by one; raise TooBig at the first that has no place."""
     for record in records:
         rdataset = dns.rdataset.from_rdata(record.ttl, _rdata(record, asked, origin))
-        renderer.add_rdataset(section, _name(record.name, asked, origin), rdataset, want_shuffle=False)
+        if section == ADDITIONAL:
+            owner = _zoned(record.name, asked, origin)
+        else:  # another name than the question's is where a CNAME leads
+            owner = asked.name if record.name == asked.labels else _written(record.name)
+        renderer.add_rdataset(section, owner, rdataset, want_shuffle=False)
 
 
 def _rdata(record: Record, asked: _Query, origin: Name) -> dns.rdata.Rdata:
@@ -266,25 +271,25 @@ def _rdata(record: Record, asked: _Query, origin: Name) -> dns.rdata.Rdata:
         case Type.AAAA, address:
             return AAAA(IN, dns.rdatatype.AAAA, str(address))
         case _, Srv(priority, weight, port, target):
-            return SRV(IN, dns.rdatatype.SRV, priority, weight, port, _name(target, asked, origin))
+            return SRV(IN, dns.rdatatype.SRV, priority, weight, port, _zoned(target, asked, origin))
         case Type.NS, tuple(target):
-            return NS(IN, dns.rdatatype.NS, _name(target, asked, origin))
+            return NS(IN, dns.rdatatype.NS, _zoned(target, asked, origin))
         case Type.CNAME, tuple(target):
-            return CNAME(IN, dns.rdatatype.CNAME, _name(target, asked, origin))
+            return CNAME(IN, dns.rdatatype.CNAME, _written(target))
         case Type.PTR, tuple(target):
-            return PTR(IN, dns.rdatatype.PTR, _name(target, asked, origin))
+            return PTR(IN, dns.rdatatype.PTR, _written(target))
         case _, text:
             return TXT(IN, dns.rdatatype.TXT, [str(text).encode()])
 
 
-def _name(labels: Name, asked: _Query, origin: Name) -> dns.name.Name:
-    """Return a name for the wire, its zone part in the letters of the question (CoreDNS, plugin/kubernetes)."""
-    if labels == asked.labels:
-        return asked.name
-    if labels[-len(origin) :] != origin:
-        return dns.name.Name([*(label.encode() for label in labels), b""])
+def _zoned(labels: Name, asked: _Query, origin: Name) -> dns.name.Name:
+    """Return a name below a zone, its zone part in the letters of the question (CoreDNS, plugin/kubernetes)."""
     own = [label.encode() for label in labels[: -len(origin)]]
     return dns.name.Name([*own, *asked.name.labels[-len(origin) - 1 :]])
+
+
+def _written(labels: Name) -> dns.name.Name:
+    return dns.name.Name([*(label.encode() for label in labels), b""])
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from netlab.topology.model import Address
+from netlab.topology.addresses import Address
 
 Name = tuple[str, ...]
 REVERSE = {4: ("in-addr", "arpa"), 6: ("ip6", "arpa")}
@@ -16,15 +16,26 @@ def labels_of(name: str) -> Name:
     return tuple(text.split(".")) if text else ()
 
 
+def lower(name: Name) -> Name:
+    """Return a name that was kept in its own letters as names are compared."""
+    return tuple(label.lower() for label in name)
+
+
 def dashed_address(label: str) -> Address | None:
     """Return the address in a pod's name (10-244-1-7), None for another label."""
     dots = label.count("-") == 3 and "--" not in label
     if not set(label) <= set("0123456789abcdef-"):
         return None
     try:
-        return ip_address(label.replace("-", "." if dots else ":"))
+        found = ip_address(label.replace("-", "." if dots else ":"))
     except ValueError:
         return None
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
+
+
+def dashed(address: Address) -> str:
+    """Return an address as a label, which may end in a dash."""
+    return str(address).replace(".", "-").replace(":", "-")
 
 
 def reversed_address(labels: Name, origin: Name) -> Address | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from netlab.dns.answer import answer
-from netlab.dns.records import Zone
+from netlab.dns.zone import Zone
 from netlab.dns.zone_file import ZoneFileError, ZoneReader
 from netlab.serve.loop import Limits, Server
 from netlab.serve.ports import open_port

@@ -14,10 +14,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
-from netlab.dns.records import Endpoint, Kind, Pod, PodRecords, Port, Service, Zone
+from netlab.dns.records import Endpoint, Kind, Pod, PodRecords, Port, Service
+from netlab.dns.zone import Zone
 from netlab.errors import NetlabError
-from netlab.service.model import Protocol
 from netlab.topology.addresses import Address
+from netlab.topology.service import Protocol
 
 FORMAT = 1
 BROKEN = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)

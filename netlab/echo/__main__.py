@@ -2,7 +2,8 @@
 
 NETLAB_POD, NETLAB_NAMESPACE and NETLAB_NODE say who it is; without the first it is HOSTNAME. A thousand pods may run
 it, so it needs nothing of site-packages (`python -S -P`) and imports little. After a SIGTERM it serves on for as long
-as connections still come: until every node knows that the pod ends, its Service sends some here.
+as connections still come: until every node knows that the pod ends, its Service sends some here. Where the kernel has
+no SCTP it says so and serves its other ports.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 
 from netlab.echo.talk import Echo, EchoStream
 from netlab.serve.loop import Ends, Limits, Server
-from netlab.serve.ports import PortRefused, open_port
+from netlab.serve.ports import NoProtocol, PortRefused, open_port
 
 USAGE = "usage: python -m netlab.echo [--port PORT/TCP|UDP|SCTP]..."
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -42,19 +43,27 @@ def main(arguments: Sequence[str]) -> int:
         lambda: server.is_draining,
     )
     _drain_on_sigterm(server)
+    opened = []
     try:
-        opened = [_open(server, echo, port, protocol) for port, protocol in ports]
-    except PortRefused as exc:
-        print(f"echo: {exc}", file=sys.stderr, flush=True)
-        return 1
-    try:
+        for port, protocol in ports:
+            try:
+                opened.append(_open(server, echo, port, protocol))
+            except NoProtocol as exc:  # its other ports can be served, and to start again would not help
+                _tell(exc)
         server.run()
+    except PortRefused as exc:
+        _tell(exc)
+        return 1
     except KeyboardInterrupt:  # started by hand
         return INTERRUPTED
     finally:
         for sock in opened:
             sock.close()
     return 0
+
+
+def _tell(problem: PortRefused) -> None:
+    print(f"echo: {problem}", file=sys.stderr, flush=True)
 
 
 def find_ports(arguments: Sequence[str]) -> list[Port] | None:

@@ -13,6 +13,7 @@ import os
 import platform
 import resource
 import shutil
+import socket
 import struct
 import subprocess
 from collections.abc import Callable
@@ -32,7 +33,7 @@ BPF_SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # asm/unistd.h
 BPF_PROG_LOAD, BPF_PROG_TYPE_RAW_TRACEPOINT = 5, 17  # linux/bpf.h
 RETURN_ZERO = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
 
-ABSENT = {errno.EOPNOTSUPP: "this kernel has none", errno.ENOENT: "this kernel has none"}
+ABSENT = dict.fromkeys((errno.EOPNOTSUPP, errno.ENOENT, errno.EPROTONOSUPPORT), "this kernel has none")
 
 
 class Finding(NamedTuple):
@@ -84,7 +85,7 @@ def unless_loading(
     return found
 
 
-# --- rtnetlink, generic netlink, tun ---------------------------------------------------------------------------------
+# --- rtnetlink, generic netlink, tun, sockets ------------------------------------------------------------------------
 
 
 def link(kind: str, **options: Any) -> Probe:
@@ -154,6 +155,15 @@ def tun() -> Finding:
         return Finding(False, f"making one: {exc.strerror}")
     finally:
         os.close(fd)
+    return Finding(True, "works")
+
+
+def sctp() -> Finding:
+    """Probe SCTP by a socket."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError as exc:
+        return Finding(False, ABSENT.get(exc.errno or 0) or os.strerror(exc.errno or 0))
     return Finding(True, "works")
 
 

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     QDISC = "queueing discipline"
     FILTER = "packet filter"
     MATCH = "iptables match"
+    PROTOCOL = "protocol"
     TRACING = "tracing"
     PROGRAM = "program"
     LIMIT = "limit"
@@ -215,6 +216,14 @@ _ROWS: dict[Kind, tuple[tuple[str, Probe, str, str], ...]] = {  # name, probe, n
         _match("addrtype", "-m addrtype --dst-type LOCAL", "proxy iptables"),
         _match("conntrack", "-m conntrack --ctstate NEW", "proxy iptables"),
         _match("recent", "-m recent --name netlab --rcheck --seconds 10", "proxy iptables (session affinity)"),
+    ),
+    Kind.PROTOCOL: (
+        (
+            "sctp",
+            probes.unless_loading("sctp", probes.sctp),
+            "SCTP ports of Services and of the echo server",
+            f"{_module('sctp', 'CONFIG_IP_SCTP')}, as a `netlab vm` has",
+        ),
     ),
     Kind.TRACING: (
         ("ebpf", probes.ebpf, "traces with drop reasons", f"{_SUDO}, on a kernel with CONFIG_DEBUG_INFO_BTF"),

@@ -17,12 +17,17 @@ class PortRefused(Exception):
     """A port cannot be opened; the message says which and why."""
 
 
+class NoProtocol(PortRefused):
+    """No port of this protocol can be opened: the kernel does not have it."""
+
+
 def open_port(protocol: str, port: int) -> socket.socket:
     """Return a non-blocking socket that listens to TCP or SCTP, or takes UDP, on every address. Raises PortRefused."""
     try:
         return _open(protocol, port)
     except OSError as exc:
-        raise PortRefused(f"cannot listen on port {port}/{protocol}: {exc.strerror}{_advice(exc, protocol)}") from exc
+        refusal = NoProtocol if exc.errno == errno.EPROTONOSUPPORT else PortRefused
+        raise refusal(f"cannot listen on port {port}/{protocol}: {exc.strerror}{_advice(exc, protocol)}") from exc
 
 
 def plain_address(text: str) -> str:

@@ -18,7 +18,7 @@ from netlab.topology.pod import Pod, Workload
 from netlab.topology.service import EndpointSlice, Protocol, Service
 
 REFUSED, DROPPED = "refused", "dropped"
-TCP, UDP = Protocol.TCP, Protocol.UDP
+TCP, UDP, SCTP = Protocol.TCP, Protocol.UDP, Protocol.SCTP
 PATIENCE = 5.0  # seconds for an answer that is expected
 SILENCE = 0.4  # seconds after which none comes: a dropped packet is not seen otherwise
 
@@ -88,15 +88,17 @@ class ServiceLab:
         """Ask who is there from a pod, node or machine: the reply, REFUSED or DROPPED."""
         return netns.call(self.lab.netns(member), _ask, address, port, protocol, patience)
 
-    def ask_often(self, member: str, address: str, port: int = 80, times: int = 24) -> set[Reply | str]:
+    def ask_often(
+        self, member: str, address: str, port: int = 80, protocol: Protocol = TCP, *, times: int = 24
+    ) -> set[Reply | str]:
         """Ask many times, each on a connection of its own, and return what came."""
-        return netns.call(self.lab.netns(member), _ask_often, address, port, times)
+        return netns.call(self.lab.netns(member), _ask_often, address, port, protocol, times)
 
 
-def _ask_often(address: str, port: int, times: int) -> set[Reply | str]:
+def _ask_often(address: str, port: int, protocol: Protocol, times: int) -> set[Reply | str]:
     found: set[Reply | str] = set()
     while times and DROPPED not in found:  # one tells enough, and takes its time
-        found.add(_ask(address, port, TCP, PATIENCE))
+        found.add(_ask(address, port, protocol, PATIENCE))
         times -= 1
     return found
 
@@ -104,13 +106,13 @@ def _ask_often(address: str, port: int, times: int) -> set[Reply | str]:
 def _ask(address: str, port: int, protocol: Protocol, patience: float) -> Reply | str:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     kind = socket.SOCK_DGRAM if protocol is UDP else socket.SOCK_STREAM
-    with socket.socket(family, kind) as client:
+    with socket.socket(family, kind, socket.IPPROTO_SCTP if protocol is SCTP else 0) as client:
         client.settimeout(patience)
         try:
             client.connect((address, port))
             client.sendall(b"hello\n" if protocol is UDP else b"GET / HTTP/1.0\r\n\r\n")
             said = client.recv(4096)
-            while protocol is TCP and (more := client.recv(4096)):
+            while protocol is not UDP and (more := client.recv(4096)):
                 said += more
         except ConnectionRefusedError:
             return REFUSED

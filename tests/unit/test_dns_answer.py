@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netlab.dns.answer import answer
-from netlab.dns.records import Endpoint, Kind, Port, Service, Zone
+from netlab.dns.records import Endpoint, Kind, Port, Service
+from netlab.dns.zone import Zone
 from netlab.service.model import Protocol
 
 NOW = 1_700_000_000

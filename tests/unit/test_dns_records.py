@@ -6,11 +6,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from netlab.dns.names import Name, labels_of
 from netlab.dns.records import (
     Endpoint,
     Found,
     Kind,
-    Name,
     Outcome,
     Pod,
     PodRecords,
@@ -19,9 +19,8 @@ from netlab.dns.records import (
     Service,
     Srv,
     Type,
-    Zone,
-    labels_of,
 )
+from netlab.dns.zone import Zone
 from netlab.service.model import Protocol
 
 V4, V6 = ip_address("10.96.0.50"), ip_address("fd00:96::50")
@@ -60,6 +59,7 @@ SERVICES = (
         endpoints=tuple(Endpoint((ip_address(f"10.244.1.4{n}"),), "one", ports=(HTTP,)) for n in range(2)),
     ),
     Service("default", "open", Kind.HEADLESS, endpoints=(Endpoint((ip_address("10.244.1.50"),)),)),
+    Service("default", "short", Kind.HEADLESS, endpoints=(Endpoint((ip_address("fd00:244::"),)),)),
     Service("default", "nobody", Kind.HEADLESS, ports=DB_PORT),
     Service("default", "unready", Kind.HEADLESS, endpoints=(Endpoint((V4,), published=False, ports=DB_PORT),)),
     Service("default", "out", Kind.EXTERNAL_NAME, external_name="Example.com."),
@@ -131,7 +131,7 @@ FOUND = [
     ),
     ("7.1.244.10.in-addr.arpa.", Type.PTR, ["db-0.db.default.svc"]),
     (f"{ip_address('fd00:244::9').reverse_pointer}.", Type.PTR, ["fd00-244--9.db.default.svc"]),
-    ("out.default.svc", Type.CNAME, ["example.com."]),
+    ("out.default.svc", Type.CNAME, ["Example.com."]),
     # names are case-insensitive by their labels; see test_dns_answer for the letters of the reply
     # 7.2: what exists without what one would expect
     ("plain.default.svc", Type.A, ["10.96.0.52"]),
@@ -144,14 +144,22 @@ FOUND = [
     ("10-244-1-20.api.default.svc", Type.A, ["10.244.1.20"]),
     ("20.1.244.10.in-addr.arpa.", Type.PTR, ["10-244-1-20.api.default.svc"]),
     ("54.0.96.10.in-addr.arpa.", Type.PTR, ["api.default.svc"]),
+    # a port without a name has its record at the Service's own name, and where any port is asked for
+    ("plain.default.svc", Type.SRV, ["0 100 80 plain.default.svc"]),
+    ("_._tcp.plain.default.svc", Type.SRV, ["0 100 80 plain.default.svc"]),
+    ("_http._.web.default.svc", Type.SRV, ["0 100 80 web.default.svc"]),
+    ("http.tcp.web.default.svc", Type.SRV, ["0 100 80 web.default.svc"]),
+    ("_._.portless.default.svc", Type.A, ["10.96.0.53"]),
+    # an address that ends in a colon
+    ("fd00-244--0.short.default.svc", Type.AAAA, ["fd00:244::"]),
     # one endpoint in two slices; two endpoints of one hostname
     ("twice.default.svc", Type.A, ["10.244.1.30"]),
-    ("_http._tcp.twice.default.svc", Type.SRV, ["0 100 80 10-244-1-30.twice.default.svc"]),
+    ("_http._tcp.twice.default.svc", Type.SRV, ["0 50 80 10-244-1-30.twice.default.svc"]),
     ("one.same-name.default.svc", Type.A, ["10.244.1.40", "10.244.1.41"]),
     ("_http._tcp.same-name.default.svc", Type.SRV, ["0 50 80 one.same-name.default.svc"]),
     # ExternalName
-    ("out.default.svc", Type.A, ["example.com."]),
-    ("out.default.svc", Type.AAAA, ["example.com."]),
+    ("out.default.svc", Type.A, ["Example.com."]),
+    ("out.default.svc", Type.AAAA, ["Example.com."]),
     ("in.default.svc", Type.A, ["web.default.svc", "10.96.0.50"]),
     ("in-in.default.svc", Type.A, ["in.default.svc", "web.default.svc", "10.96.0.50"]),
     ("in-in.default.svc", Type.CNAME, ["in.default.svc"]),
@@ -160,6 +168,10 @@ FOUND = [
     ("10-244-1-7.default.pod", Type.A, ["10.244.1.7"]),
     ("192-0-2-1.kube-system.pod", Type.A, ["192.0.2.1"]),
     ("fd00-244--9.default.pod", Type.AAAA, ["fd00:244::9"]),
+    ("--ffff-af4-107.default.pod", Type.A, ["10.244.1.7"]),
+    ("10-244-1-7.default.pod", Type.SRV, ["0 100 0 10-244-1-7.default.pod"]),
+    ("a.10-244-1-7.default.pod", Type.A, ["10.244.1.7"]),
+    ("a.b.10-244-1-7.default.pod", Type.SRV, ["0 100 0 10-244-1-7.default.pod"]),
 ]
 
 
@@ -190,16 +202,17 @@ NODATA = [
     ("web.default.svc", HTTPS),
     ("web.default.svc", Type.CNAME),
     ("web.default.svc", Type.AAAA),
-    ("dns-version", Type.A),
     ("db-0.db.default.svc", Type.AAAA),
     ("fd00-244--9.db.default.svc", Type.A),
-    ("plain.default.svc", Type.SRV),
     ("portless.default.svc", Type.SRV),
     ("open.default.svc", Type.SRV),
     ("out.default.svc", Type.SRV),
     ("out.default.svc", MX),
-    ("50.0.96.10.in-addr.arpa.", Type.A),
     ("10-244-1-7.default.pod", Type.AAAA),
+    # CoreDNS does not look at the name where it is asked for an SOA
+    ("web.default.svc", Type.SOA),
+    ("no.default.svc", Type.SOA),
+    ("1.2.0.192.in-addr.arpa.", Type.SOA),
     # an ExternalName that leads nowhere inside the cluster
     ("lost.default.svc", Type.A),
     ("in.default.svc", Type.AAAA),
@@ -225,7 +238,9 @@ NXDOMAIN = [
     "_no._tcp.web.default.svc",
     "_http._udp.web.default.svc",
     "_tcp.web.default.svc",
-    "_._tcp.plain.default.svc",
+    "_._udp.plain.default.svc",
+    "_._tcp.portless.default.svc",
+    "fd00-244--.short.default.svc",
     "_http._tcp.10-244-1-20.api.default.svc",
     "a.b.c.web.default.svc",
     "nobody.default.svc",
@@ -245,7 +260,7 @@ NXDOMAIN = [
     "10-244-1-256.default.pod",
     "web.default.pod",
     "fe80--1%eth0.default.pod",
-    "a.10-244-1-7.default.pod",
+    "a.b.c.10-244-1-7.default.pod",
     "10-244-1-7.a.default.pod",
     "99.0.96.10.in-addr.arpa.",  # of a namespace that is not
     "1.2.0.192.in-addr.arpa.",
@@ -266,6 +281,25 @@ def test_no_such_name(name: str, kind: int) -> None:
     assert look_up(name, kind) == Found(Outcome.NXDOMAIN, full(name)[-2:])
 
 
+HIDDEN = [  # names that exist, and are NXDOMAIN for a type that they lack: CoreDNS answers so
+    ("", Type.TXT),
+    ("svc", Type.TXT),
+    ("default.svc", Type.TXT),
+    ("default.pod", Type.TXT),
+    ("in-addr.arpa.", Type.TXT),
+    ("dns-version", Type.A),
+    ("ns.dns", Type.TXT),
+    ("ns.dns", Type.PTR),
+    ("50.0.96.10.in-addr.arpa.", Type.A),
+    (f"{V6.reverse_pointer}.", Type.TXT),
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), HIDDEN)
+def test_some_names_exist_for_some_types_only(name: str, kind: int) -> None:
+    assert look_up(name, kind) == Found(Outcome.NXDOMAIN, full(name)[-2:])
+
+
 @pytest.mark.parametrize("name", [".", "local.", "example.com.", "xcluster.local.", "arpa.", "ip6.int.", "10.in-addr."])
 def test_other_names_are_outside(name: str) -> None:
     assert look_up(name, Type.A) == Found(Outcome.OUTSIDE)
@@ -281,6 +315,7 @@ def test_other_names_are_outside(name: str) -> None:
         (PodRecords.VERIFIED, "10-244-1-8.default.pod", Outcome.NXDOMAIN),
         (PodRecords.VERIFIED, "10-244-1-7.kube-system.pod", Outcome.NXDOMAIN),
         (PodRecords.VERIFIED, "fd00-244--9.default.pod", Outcome.NODATA),
+        (PodRecords.VERIFIED, "fd00-0244--9.default.pod", Outcome.NXDOMAIN),  # another spelling
         (PodRecords.VERIFIED, "default.pod", Outcome.NODATA),
         (PodRecords.INSECURE, "10-244-1-8.default.pod", Outcome.ANSWER),
     ],
@@ -311,6 +346,14 @@ def test_srv_weight_is_a_hundredth_part_and_at_least_one(count: int, weight: int
     assert {record.value.weight for record in found.answers if isinstance(record.value, Srv)} == {weight}
 
 
+def test_what_a_cname_leads_to_keeps_its_letters() -> None:
+    end = Service("a", "end", cluster_ips=(V4,))
+    alias = Service("a", "alias", Kind.EXTERNAL_NAME, external_name="End.A.svc.Cluster.local")
+    found = Zone.of([alias, end], (), ["a"]).look_up(full("alias.a.svc"), Type.A)
+    written = ("End", "A", "svc", "Cluster", "local")
+    assert [(record.name, record.value) for record in found.answers] == [(full("alias.a.svc"), written), (written, V4)]
+
+
 def test_a_long_chain_ends() -> None:
     chain = [
         Service("a", f"s{n}", Kind.EXTERNAL_NAME, external_name=f"s{n + 1}.a.svc.cluster.local") for n in range(20)
@@ -318,7 +361,8 @@ def test_a_long_chain_ends() -> None:
     end = Service("a", "s20", cluster_ips=(V4,))
     long = Zone.of([*chain, end], (), ["a"])
     assert long.look_up(full("s0.a.svc"), Type.A).outcome is Outcome.NODATA
-    assert [record.type for record in long.look_up(full("s12.a.svc"), Type.A).answers] == [Type.CNAME] * 8 + [Type.A]
+    assert [record.type for record in long.look_up(full("s9.a.svc"), Type.A).answers] == [Type.CNAME] * 11 + [Type.A]
+    assert long.look_up(full("s8.a.svc"), Type.A).outcome is Outcome.NODATA
 
 
 def test_domain_and_ttl_are_the_clusters_own() -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netlab.dns.records import Endpoint, Kind, Pod, PodRecords, Port, Service, Type, labels_of
+from netlab.dns.names import labels_of
+from netlab.dns.records import Endpoint, Kind, Pod, PodRecords, Port, Service, Type
 from netlab.dns.zone_file import Cluster, ZoneFileError, ZoneReader, ZoneWriter, read, write
 from netlab.service.model import Protocol
 
