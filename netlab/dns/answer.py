@@ -47,6 +47,7 @@ DO = 0x8000  # of the OPT record's flags
 PAYLOAD = 1232  # bytes that this side takes by UDP: no fragments at IPv6's smallest MTU
 SMALLEST, LARGEST_UDP, LARGEST_TCP = 512, 65507, 65535  # bytes
 OPT_SIZE = 11
+HEADER = 12  # bytes
 SMALLEST_RECORD = 12  # bytes: a pointer to its name, and 10 of header
 ADDRESS_SIZES = {Type.A: 4, Type.AAAA: 16}  # bytes
 REPLIES_KEPT, REPLY_KEPT, QUERY_KEPT = 4096, 4096, 512  # how many, and how large
@@ -102,7 +103,7 @@ def answer(query: bytes, zone: Zone, *, udp: bool, now: int, order: Random | Non
     Never raises: what cannot be read is answered with FORMERR. A reply by UDP keeps to the size that the query allows.
     Without `order` several addresses stay in the zone's order.
     """
-    if len(query) < 2 or (len(query) > 2 and query[2] & QR >> 8):
+    if len(query) < HEADER or query[2] & QR >> 8:
         return None
     key = (query[2:], udp)
     kept: _Kept | None = zone.replies.get(key)
@@ -126,8 +127,6 @@ def _packed(record: Record) -> bytes:
 
 
 def _reply(query: bytes, zone: Zone, *, udp: bool) -> _Kept:
-    if len(query) < 12:
-        return _Kept(_header_only(query, Rcode.FORMERR)[2:])
     if query[2] & OPCODE >> 8 != OPCODE_QUERY:
         return _Kept(_header_only(query, Rcode.NOTIMP)[2:])
     try:
@@ -180,7 +179,7 @@ def _skip_options(parser: dns.wire.Parser) -> None:
 
 
 def _header_only(query: bytes, rcode: Rcode) -> bytes:
-    flags = int.from_bytes(query[2:4].ljust(2, b"\0"), "big") & (OPCODE | RD | CD) | QR | rcode
+    flags = int.from_bytes(query[2:4], "big") & (OPCODE | RD | CD) | QR | rcode
     return query[:2] + flags.to_bytes(2, "big") + bytes(8)
 
 

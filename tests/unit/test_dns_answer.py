@@ -210,8 +210,6 @@ def counted(wire: bytes, *counts: int) -> bytes:
 
 
 MALFORMED = {
-    "two bytes": QUERY[:2],
-    "half a header": QUERY[:7],
     "a header alone": QUERY[:12],
     "no question": counted(QUERY[:12], 0, 0, 0, 0),
     "two questions": counted(QUERY + QUERY[12:], 2, 0, 0, 0),
@@ -243,7 +241,7 @@ def test_malformed(wire: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "wire", [b"", b"x", b"\0\0\x80", reply_to(query()).to_wire()], ids=["nothing", "a byte", "half a reply", "a reply"]
+    "wire", [b"", b"x", QUERY[:11], reply_to(query()).to_wire()], ids=["nothing", "a byte", "half a header", "a reply"]
 )
 def test_no_reply(wire: bytes) -> None:
     assert answer(wire, ZONE, udp=True, now=NOW) is None
@@ -305,7 +303,7 @@ def test_addresses_that_have_no_place_beside_srv_are_said_to_be_missing() -> Non
 def check(wire: bytes) -> None:
     for udp in (True, False):
         reply = answer(wire, ZONE, udp=udp, now=NOW)
-        if len(wire) < 2 or (len(wire) > 2 and wire[2] & 0x80):
+        if len(wire) < 12 or wire[2] & 0x80:
             assert reply is None
             continue
         assert reply is not None
