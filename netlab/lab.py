@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import TracebackType
@@ -24,7 +24,7 @@ from netlab.check.model import Report
 from netlab.dns import zone_file
 from netlab.errors import KernelError, NetlabError, UsageError
 from netlab.folder import LabFolder, Record, known_labs
-from netlab.kernel import enter, netfilter, sysctl, tun
+from netlab.kernel import enter, sysctl, tool, tun
 from netlab.kernel.enter import Place
 from netlab.kernel.linux import LinuxKernel, no_progress
 from netlab.kernel.linux import labs as labs_in_kernel
@@ -32,12 +32,12 @@ from netlab.plan.build import build
 from netlab.plan.diff import Op, diff
 from netlab.plan.drift import differences
 from netlab.plan.etc import pod_files
-from netlab.plan.objects import ControlPlane, Forwarder, Netns, Objects, Plan, Process, Ruleset, State
+from netlab.plan.objects import Forwarder, Netns, Objects, Plan, Process, Ruleset, State
 from netlab.plan.rules import tools
 from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
 from netlab.supervisor.client import ProcessState, Supervisor, write_etc
-from netlab.topology.model import Address, IpipBackend, Netfilter, Pod, Proxy, Topology, UdpBackend
+from netlab.topology.model import Address, IpipBackend, Netfilter, Proxy, Topology, UdpBackend
 from netlab.topology.system import keep_owned_pods, with_system
 
 LOCK_WAIT = 30.0  # seconds for another netlab to finish with the lab
@@ -130,39 +130,46 @@ class Lab:
         self._require()
         with self.folder.lock(wait), LinuxKernel(self.keeper) as kernel:
             self.topology = self._with_owned_pods()
-            ops, plan = self._realize(kernel, begin, progress)
+            ops, plan = self.realize(kernel, begin, progress)
             return Outcome(tuple(ops), plan, time.monotonic() - started)
 
-    def change_pods(self, add: Iterable[Pod] = (), remove: Iterable[str] = (), *, wait: float = LOCK_WAIT) -> None:
-        """Add pods to the lab that is up, and remove others by name; all else stays what the record says."""
-        with self.folder.lock(wait), LinuxKernel(self.keeper) as kernel:
-            record = self.folder.find_record()
-            if record is None:
-                raise NetlabError(f"the folder of lab {self.name} is lost", "`netlab up FILE` puts it back")
-            gone = {*remove, *(pod.name for pod in add)}
-            kept = (pod for pod in record.topology.pods if pod.name not in gone)
-            self.topology = replace(record.topology, pods=(*kept, *add))
-            self._realize(kernel, no_progress, no_progress)
-
-    def _realize(
-        self, kernel: LinuxKernel, begin: Callable[[int], None], progress: Callable[[int], None]
+    def realize(
+        self,
+        kernel: LinuxKernel,
+        begin: Callable[[int], None] = no_progress,
+        progress: Callable[[int], None] = no_progress,
     ) -> tuple[list[Op], Plan]:
-        """Make the kernel what the topology says, and return the operations that this took first."""
+        """Make the kernel what the topology says, and return the operations that this took first. Hold the lock."""
         old_rules = self._old_rules()
-        plan = self._acquire()
+        plan = build(self.topology, self.acquire())
         like = {netns: entries | old_rules.get(netns, frozenset()) for netns, entries in plan.objects.items()}
-        before = kernel.observe(self.name, like).objects
-        ops = first = diff(before, plan.objects)
+
+        def observe() -> Objects:
+            return kernel.observe(self.name, like).objects
+
+        return self.converge(kernel, observe, plan.objects, begin, progress), plan
+
+    def converge(
+        self,
+        kernel: LinuxKernel,
+        observe: Callable[[], Objects],
+        wanted: Objects,
+        begin: Callable[[int], None] = no_progress,
+        progress: Callable[[int], None] = no_progress,
+    ) -> list[Op]:
+        """Make what is observed what is wanted, and return the operations that this took first."""
+        before = observe()
+        ops = first = diff(before, wanted)
         begin(len(ops))
         for _ in range(ROUNDS):
             kernel.apply(ops, progress)
             if not before or not ops:
                 break
-            ops = diff(kernel.observe(self.name, like).objects, plan.objects)
+            ops = diff(observe(), wanted)
         else:
             if ops:
                 raise _restless(self.name, ops)
-        return first, plan
+        return first
 
     def _with_owned_pods(self) -> Topology:
         """Return the topology with the pods that the control plane has made in the lab that is up."""
@@ -185,7 +192,7 @@ class Lab:
 
     def _require(self) -> None:
         """Raise NotSupported before anything is changed where this machine lacks what some do."""
-        netfilter.require(tools(self.topology.netfilter, self.topology.families))
+        tool.require(tools(self.topology.netfilter, self.topology.families))
         self._require_proxies({node.proxy or self.topology.proxy for node in self.topology.cluster_nodes})
         if 6 in self.topology.families:
             sysctl.require_ipv6("a dual-stack lab")
@@ -200,15 +207,15 @@ class Lab:
         """Raise NotSupported where nodes could not carry out Services in one of these modes."""
         families = self.topology.families
         if Proxy.NFTABLES in modes:
-            netfilter.require(tools(Netfilter.NFTABLES, families))
+            tool.require(tools(Netfilter.NFTABLES, families))
         if Proxy.IPTABLES in modes or Proxy.IPVS in modes:
-            netfilter.require(tools(Netfilter.IPTABLES, families))
+            tool.require(tools(Netfilter.IPTABLES, families))
         if Proxy.IPVS in modes:
             from netlab.kernel import features
 
             features.require("ipvs", "proxy: ipvs")
 
-    def _acquire(self) -> Plan:
+    def acquire(self) -> Snapshot:
         """Allocate addresses and record the topology, so that whatever follows can be finished or taken away."""
         snapshot = self.folder.store.acquire(self.topology)
         self.folder.write_record(Record(self.topology, self.source))
@@ -217,7 +224,7 @@ class Lab:
         if self.topology.proxy is not Proxy.NONE and not zone.exists():  # the control plane fills it
             zone.parent.mkdir(parents=True, exist_ok=True)
             zone_file.write(zone, zone_file.Cluster())
-        return build(self.topology, snapshot)
+        return snapshot
 
     def down(self, *, wait: float = LOCK_WAIT) -> bool:
         """Take the lab away with everything in it; say whether there was anything."""
@@ -310,10 +317,6 @@ class Lab:
     def forwarders(self) -> list[ProcessState]:
         """Return what became of the forwarders of the backend udp, by node."""
         return [state for state in self.keeper.states() if isinstance(state.process, Forwarder)]
-
-    def control_plane(self) -> list[ProcessState]:
-        """Return what became of the process that keeps Services; nothing where the lab has none."""
-        return [state for state in self.keeper.states() if isinstance(state.process, ControlPlane)]
 
     def counters(self, node: str) -> Mapping[str, int]:
         """Return what a node's forwarder has carried and dropped (`tunnel.counters.NAMES`); empty when it has not."""

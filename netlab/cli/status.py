@@ -47,7 +47,7 @@ def _view(lab: Lab, status: Status) -> dict[str, Any]:
     from netlab import names
     from netlab.plan.build import pod_mtu
     from netlab.plan.drift import differences, name_of
-    from netlab.plan.objects import Route
+    from netlab.plan.objects import ControlPlane, Forwarder, Process, Route
     from netlab.plan.summary import member_of
 
     topology, snapshot = lab.topology, lab.snapshot
@@ -66,6 +66,7 @@ def _view(lab: Lab, status: Status) -> dict[str, Any]:
         up = lab.netns(pod.name) in status.state.objects
         pods.append({"pod": pod.name, "node": pod.node, "addresses": [str(a) for a in found], "up": up})
     first = topology.cluster_nodes[0].name
+    kept = lab.keeper.states()
     return {
         "lab": lab.name,
         "backend": topology.backend,
@@ -73,10 +74,18 @@ def _view(lab: Lab, status: Status) -> dict[str, Any]:
         "up": bool(status.state.objects),
         "nodes": nodes,
         "pods": pods,
-        "containers": [{"pod": entry.owner, "container": entry.name, **_life(entry)} for entry in lab.processes()],
-        "forwarders": [{"node": entry.owner, "forwarder": entry.said, **_life(entry)} for entry in lab.forwarders()],
+        "containers": [
+            {"pod": entry.owner, "container": entry.name, **_life(entry)}
+            for entry in kept
+            if isinstance(entry.process, Process)
+        ],
+        "forwarders": [
+            {"node": entry.owner, "forwarder": entry.said, **_life(entry)}
+            for entry in kept
+            if isinstance(entry.process, Forwarder)
+        ],
         "proxy": topology.proxy,
-        "controlPlane": next((_life(entry) for entry in lab.control_plane()), None),
+        "controlPlane": next((_life(entry) for entry in kept if isinstance(entry.process, ControlPlane)), None),
         "refusals": [f"{member_of(entry.netns)}: {entry.what}: {entry.why}" for entry in status.plan.refusals],
         "drift": [str(entry) for entry in differences(status.drift)],
         "foreign": [

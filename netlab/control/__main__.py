@@ -78,6 +78,7 @@ async def _follow(plane: Plane, reload: asyncio.Event) -> None:
             tell(FAILED, str(exc).splitlines()[0])
         else:
             tell(READY, plane.registry.topology.proxy)
+            await plane.changes.prepare()
 
 
 def say(message: str) -> None:

@@ -26,7 +26,6 @@ from netlab.controllers.workloads import step
 from netlab.errors import NetlabError
 from netlab.folder import LabFolder
 from netlab.kernel.enter import Place
-from netlab.lab import Lab
 from netlab.proxy.proxier import PortKey
 from netlab.service.model import ServicePort
 from netlab.supervisor.spec import Files
@@ -35,7 +34,8 @@ from netlab.topology.pod import SYSTEM, Pod
 from netlab.topology.service import Policy
 
 LOOK = 1.0  # seconds between two looks at namespaces
-SETTLE = 10.0  # seconds that `netlab up` waits for cluster DNS at most
+FIRST = 1.0  # seconds that a new node's rules wait for cluster DNS at most, to be written once and not twice
+SETTLE = 10.0  # seconds that `netlab up` waits for it at most
 
 Say = Callable[[str], None]
 
@@ -70,6 +70,8 @@ class Plane:
         async with self._reloading:
             self.registry.reload()
             self._take_pods()
+            await self._await_dns(FIRST)
+            await self.next_turn(SETTLE)
             await self.proxies.want(self.registry.targets())
         nodes = {node.name for node in self.registry.topology.cluster_nodes}
         self._health.want({name: inode for name, inode in self.registry.namespaces.items() if name in nodes})
@@ -197,17 +199,16 @@ class Plane:
 
     def _place(self, pod: str) -> Place:
         """Return where a command in a pod runs."""
+        from netlab.lab import Lab
+
         return Lab(self.registry.topology).place(pod)
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
     async def settle(self) -> None:
         """Wait until everything known by now is written on every node, and cluster DNS is ready (or takes too long)."""
-        deadline = time.monotonic() + SETTLE
+        await self._await_dns(SETTLE)
         await self.settled()
-        while not self._has_dns() and (left := deadline - time.monotonic()) > 0:
-            await self.next_turn(left, wake=False)
-            await self.proxies.settled()
 
     async def settled(self) -> None:
         """Wait until what has happened so far is written on every node."""
@@ -222,6 +223,12 @@ class Plane:
             before = self._turns
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._turned.wait_for(lambda: self._turns > before), timeout)
+
+    async def _await_dns(self, timeout: float) -> None:
+        """Wait until cluster DNS is ready, at most so many seconds."""
+        deadline = time.monotonic() + timeout
+        while not self._has_dns() and (left := deadline - time.monotonic()) > 0:
+            await self.next_turn(left, wake=False)
 
     def _has_dns(self) -> bool:
         return all(state.ready for state in self.kubelet.pods() if state.pod.owner == SYSTEM)

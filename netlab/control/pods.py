@@ -1,4 +1,4 @@
-"""Pods that the control plane makes and ends, by the same way as `netlab up`: the lab's plan, changed.
+"""Pods that the control plane makes and ends, by the same way as `netlab up`: their share of the lab's plan.
 
 One change at a time, each with all that was asked for meanwhile. A pod that ends is removed only when every node has
 taken it out of its rules, so that no new connection goes to it.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 
 from netlab.errors import NetlabError
-from netlab.lab import Lab
 from netlab.topology.pod import Pod
 
 RETRY = 2.0  # seconds after a change that failed
@@ -52,6 +52,10 @@ class PodChanges:
         self._waits.add(task)
         task.add_done_callback(self._waits.discard)
 
+    async def prepare(self) -> None:
+        """Load what a change takes, before anybody waits for one."""
+        await asyncio.to_thread(import_module, "netlab.control.change")
+
     def take_done(self) -> bool:
         """Say whether the lab's pods have changed since this was asked last."""
         done, self._done = self._done, False
@@ -87,7 +91,6 @@ class PodChanges:
             self._wake()
 
     def _change(self, add: list[Pod], remove: set[str]) -> None:
-        lab = Lab.find(self._lab)
-        if lab is None:
-            raise NetlabError(f"the folder of lab {self._lab} is lost", "`netlab up FILE` puts it back")
-        lab.change_pods(add, remove)
+        from netlab.control.change import change_pods
+
+        change_pods(self._lab, add, remove)

@@ -17,7 +17,7 @@ from netlab.topology.addresses import Address
 from netlab.topology.pod import Container, Pod, Probe
 from netlab.topology.service import Protocol
 
-START_PERIOD = 0.05  # seconds between two looks at a server that starts
+START_PERIOD = 0.02  # seconds between two looks at a server that starts
 
 
 @dataclass(frozen=True, slots=True)

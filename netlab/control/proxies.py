@@ -22,7 +22,7 @@ from netlab.topology.model import Proxy
 
 CHECK_PERIOD = 1.0  # seconds between two looks at rules that nobody announces changes of
 RETRY = 5.0  # seconds after a write that failed
-THREADS = 2 * (os.cpu_count() or 1)
+THREADS = 4 * (os.cpu_count() or 1)  # a tool waits for the kernel more than it works
 
 Say = Callable[[str], None]
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import ExitStack
 from itertools import groupby
 
@@ -57,10 +57,11 @@ class LinuxKernel:
     def __exit__(self, *exc: object) -> None:
         self._close(list(self._sockets))
 
-    def observe(self, lab: str, like: Objects) -> State:
-        """Return what a lab has; sysctls and rules are read where `like` has some."""
+    def observe(self, lab: str, like: Objects, only: Container[Netns] | None = None) -> State:
+        """Return what a lab has, or `only` some of its namespaces; sysctls and rules are read where `like` has some."""
         running = self._processes.observe() if self._processes else {}  # first: a pod may have ended with its pause
-        present = [name for name in self._namespaces(lab) if netns.is_alive(name)]
+        wanted = (name for name in self._namespaces(lab) if only is None or name in only)
+        present = [name for name in wanted if netns.is_alive(name)]
         self._open(present)
         known = {name: like.get(name, frozenset()) for name in present}
         settings, rules = sysctl.read(known), netfilter.read(known)

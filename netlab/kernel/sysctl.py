@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from netlab.errors import KernelError, NotSupported
 from netlab.kernel import netns
-from netlab.plan.objects import Netns, Objects, Sysctl
+
+if TYPE_CHECKING:
+    from netlab.plan.objects import Netns, Objects, Sysctl
 
 ROOT = "/proc/sys/"
 WITHOUT = {  # what holds where there is no such setting
@@ -31,19 +34,28 @@ def write(settings: Iterable[tuple[Netns, Sysctl]]) -> None:
 
     def write_all(name: Netns) -> None:
         for setting in by_netns[name]:
-            try:
-                with open(ROOT + setting.path, "w") as file:
-                    file.write(setting.value)
-            except OSError as exc:
-                if _find_value(setting.path) == setting.value:
-                    continue
-                raise KernelError(exc.errno, f"{name}: set sysctl {setting.path} to {setting.value}") from exc
+            _write(name, setting.path, setting.value)
 
     netns.call_each(by_netns, write_all)
 
 
+def write_one(name: Netns, path: str, value: str) -> None:
+    """Set one sysctl in a namespace. Raises KernelError when it is refused."""
+    netns.call(name, _write, name, path, value)
+
+
+def _write(name: Netns, path: str, value: str) -> None:
+    try:
+        with open(ROOT + path, "w") as file:
+            file.write(value)
+    except OSError as exc:
+        if _find_value(path) != value:
+            raise KernelError(exc.errno, f"{name}: set sysctl {path} to {value}") from exc
+
+
 def read(like: Objects) -> dict[Netns, set[Sysctl]]:
     """Read the settings that `like` names, in each of its namespaces. One that does not exist is left out."""
+    from netlab.plan.objects import Sysctl  # the control plane writes some, and starts without the plan
 
     def read_all(name: Netns) -> set[Sysctl]:
         wanted = [entry for entry in like[name] if isinstance(entry, Sysctl)]

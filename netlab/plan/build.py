@@ -7,7 +7,7 @@ Read in packet order: a pod (`_pod`), its node (`_node`), the overlay (`netlab.o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import ip_interface
 
@@ -75,6 +75,16 @@ def build(topology: Topology, snapshot: Snapshot) -> Plan:
         if not pod.host_network:
             objects[names.netns(topology.name, pod.name)] = frozenset(_pod(topology, snapshot, pod))
     return Plan(objects, tuple(refusals))
+
+
+def build_pods(topology: Topology, snapshot: Snapshot, pods: Iterable[Pod]) -> Objects:
+    """Return what `build` has of some pods: their namespaces, and what stands for them in their nodes'."""
+    objects: dict[Netns, set[Object]] = defaultdict(set)
+    for pod in pods:
+        objects[names.netns(topology.name, pod.node)] |= set(_pod_on_node(topology, snapshot, pod))
+        if not pod.host_network:
+            objects[names.netns(topology.name, pod.name)] |= set(_pod(topology, snapshot, pod))
+    return {netns: frozenset(found) for netns, found in objects.items()}
 
 
 def counts(objects: Objects) -> dict[str, int]:
@@ -169,13 +179,18 @@ def _node(topology: Topology, snapshot: Snapshot, node: Node, pods: list[Pod]) -
     for gateway, cidr in zip(gateways, lease.pod_cidrs, strict=True):
         yield Addr(POD_BRIDGE, ip_interface(f"{gateway}/{cidr.prefixlen}"))
     for pod in pods:
-        if pod.host_network:
-            yield from _processes(snapshot, pod)
-        else:
-            yield _pod_cable(topology, snapshot, pod)[1]
+        yield from _pod_on_node(topology, snapshot, pod)
     for cidr in lease.pod_cidrs:
         cluster = next(cluster for cluster in topology.cluster_cidrs if cluster.version == cidr.version)
         yield from rulesets(topology.netfilter, cidr, cluster, ip_masq=topology.ip_masq)
+
+
+def _pod_on_node(topology: Topology, snapshot: Snapshot, pod: Pod) -> Iterator[Object]:
+    """Yield a pod's port on its node, or with hostNetwork its processes."""
+    if pod.host_network:
+        yield from _processes(snapshot, pod)
+    else:
+        yield _pod_cable(topology, snapshot, pod)[1]
 
 
 def _overlay_share(topology: Topology, snapshot: Snapshot, node: Node) -> Share:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import io
 import os
 import socket
@@ -108,14 +107,16 @@ async def _exchange(namespace: str, address: Address, port: int, request: bytes)
 
 
 def _read_head(head: bytes) -> tuple[int, str]:
+    from http.client import HTTPException, parse_headers  # takes its time to load, and few labs have such a probe
+
     first, _, fields = head.partition(b"\r\n")
     version, _, rest = first.decode("latin-1").partition(" ")
     status = rest[:3]
     if not version.startswith("HTTP/1.") or len(status) != 3 or not (status.isascii() and status.isdecimal()):
         raise ValueError(f"malformed HTTP response {first[:40]!r}")
     try:
-        location = http.client.parse_headers(io.BytesIO(fields)).get("Location", "")
-    except http.client.HTTPException as exc:
+        location = parse_headers(io.BytesIO(fields)).get("Location", "")
+    except HTTPException as exc:
         raise ValueError(str(exc)) from exc
     return int(status), str(location)
 

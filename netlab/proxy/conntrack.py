@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from ipaddress import ip_address
+from pathlib import Path
 from typing import NamedTuple
 
 from netlab.errors import KernelError
@@ -25,6 +27,7 @@ SOURCES, DESTINATIONS = (1, 3), (2, 4)  # CTA_IP_V4_SRC, CTA_IP_V6_SRC; CTA_IP_V
 PROTO_NUM, PROTO_SOURCE, PROTO_DESTINATION = 1, 2, 3
 UDP = b"\x11"
 FAMILIES = {4: 2, 6: 10}
+COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")  # of the reader's namespace
 ATTEMPTS = 5  # the kernel may break a dump off (EINTR) where the table changes meanwhile
 
 Place = tuple[bytes, bytes]  # address and port, as netlink has them
@@ -78,7 +81,9 @@ def _place(address: bytes, port: int) -> Place:
 
 def _clean(name: str, version: int, targets: Targets) -> int:
     """Delete flows in one namespace and IP version."""
-    opened = netns.call(name, netlink.Socket, NETLINK_NETFILTER)
+    opened = netns.call(name, _open)
+    if opened is None:
+        return 0
     header = bytes([FAMILIES[version], 0, 0, 0])  # struct nfgenmsg
     try:
         stuck = [flow for flow in _flows(opened, header) if _is_stuck(flow, targets)]
@@ -92,6 +97,14 @@ def _clean(name: str, version: int, targets: Targets) -> int:
         flow = stuck[failures[0].position]
         raise KernelError(failures[0].errno, f"{name}: delete the conntrack entry to {flow}")
     return len(stuck)
+
+
+def _open() -> netlink.Socket | None:
+    """Open a socket in this thread's namespace; None where there is no flow: an empty table takes 15 ms to read."""
+    with suppress(FileNotFoundError):  # some kernels hide it in a user namespace
+        if not int(COUNT.read_text()):
+            return None
+    return netlink.Socket(NETLINK_NETFILTER)
 
 
 class _Flow(NamedTuple):

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from netlab.errors import NetlabError
 from netlab.kernel import sysctl
-from netlab.plan.objects import Sysctl
 from netlab.proxy import listing, tools
 from netlab.proxy.conntrack import Cleaner
 from netlab.proxy.iptables_rules import Rules
@@ -70,7 +69,7 @@ class IptablesProxier:
         for version, rules in self._rules.items():
             self._restore(version, listing.removal(self._listed(version)))
             if rules.base.localhost_node_ports:
-                sysctl.write([(self._target.netns, Sysctl(ROUTE_LOCALNET, "0"))])
+                sysctl.write_one(self._target.netns, ROUTE_LOCALNET, "0")
         self.close()
 
     def close(self) -> None:
@@ -120,7 +119,7 @@ class IptablesProxier:
 
     def _write_all(self, version: int, rules: Rules) -> None:
         if rules.base.localhost_node_ports:
-            sysctl.write([(self._target.netns, Sysctl(ROUTE_LOCALNET, "1"))])
+            sysctl.write_one(self._target.netns, ROUTE_LOCALNET, "1")
         self._restore(version, rules.full(self._listed(version)))
         rules.accept()
 

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from netlab.errors import NotSupported, ProgramError
-from netlab.kernel import netfilter, netns
-from netlab.kernel.netfilter import Call
+from netlab.kernel import netns, tool
+from netlab.kernel.tool import Call
 from netlab.paths import search_path
 
 VARIANTS = ("iptables-legacy", "iptables-nft")
@@ -32,7 +32,7 @@ def run(name: str, argv: tuple[str, ...], text: Iterable[str] = (), *, ignoring:
     The program reads while the text is still made. What it says goes to a file: both could block on pipes otherwise.
     """
     with tempfile.TemporaryFile() as said:
-        process = netns.call(name, netfilter.start, Call(name, argv, ""), said)
+        process = netns.call(name, tool.start, Call(name, argv, ""), said)
         with contextlib.suppress(OSError):  # a user's pipes have a limit in all
             fcntl.fcntl(process.stdin or 0, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         try:
@@ -112,8 +112,11 @@ def choose_variant(name: str, wanted: str, versions: Iterable[int]) -> str:
     default = _default()
     if wanted:
         return default
-    others = [variant for variant in VARIANTS if variant != default and _exists(variant)]
-    weights = {variant: _weight(name, variant, versions) for variant in (default, *others)}
+    others = (variant for variant in VARIANTS if variant != default and _exists(variant))
+    weights = {variant: _weight(name, variant, versions) for variant in others}
+    if not any(map(any, weights.values())):  # then there is nothing to weigh the default against
+        return default
+    weights = {default: _weight(name, default, versions), **weights}
     return max(weights, key=lambda variant: weights[variant])  # the first of equals
 
 
@@ -129,7 +132,7 @@ def _weight(name: str, variant: str, versions: tuple[int, ...]) -> tuple[bool, i
 @functools.cache
 def _default() -> str:
     """Return which variant the machine's "iptables" is: the program says so itself."""
-    netfilter.require(["iptables"])
+    tool.require(["iptables"])
     argv = [shutil.which("iptables", path=search_path()) or "iptables", "--version"]
     said = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
     return "iptables-nft" if "nf_tables" in said else "iptables-legacy"

@@ -10,7 +10,7 @@ import pytest
 
 from netlab.control.balancer import wanted_routes
 from netlab.control.objects import Journal
-from netlab.control.prober import Target, port_number
+from netlab.control.prober import START_PERIOD, Target, port_number
 from netlab.control.resources import Reference, Resource, parse
 from netlab.controllers.allocate import Allocation
 from netlab.errors import UsageError
@@ -108,7 +108,7 @@ def test_only_servers_of_netlabs_own_are_probed_unasked() -> None:
     def target(container: Container) -> Probe | None:
         return Target(Pod("p", "n1"), container, (), (1, 1)).probe
 
-    assert target(Container("echo", ports=ports)) == Probe(tcp_port="80", period=0.05)
+    assert target(Container("echo", ports=ports)) == Probe(tcp_port="80", period=START_PERIOD)
     assert target(Container("echo", ports=ports[:1])) is None
     assert target(Container("other", ("sleep", "1"), ports=ports)) is None
     asked = Probe(tcp_port="http")
