@@ -92,15 +92,17 @@ class IpvsProxier:
                 self._ports[key] = port
             else:
                 self._ports.pop(key, None)
-        touched = {version: side.table.update(self._rendered(side, changes)) for version, side in self._sides.items()}
         self._begun = True
-        try:
-            for version, side in self._sides.items():
-                self._write(side, touched[version])
-        except BaseException:
-            for side in self._sides.values():  # also those that it did not come to
-                side.found = None
-            raise
+        with tools.collecting_later():
+            rendered = {version: self._rendered(side, changes) for version, side in self._sides.items()}
+            touched = {version: side.table.update(rendered[version]) for version, side in self._sides.items()}
+            try:
+                for version, side in self._sides.items():
+                    self._write(side, touched[version])
+            except BaseException:
+                for side in self._sides.values():  # also those that it did not come to
+                    side.found = None
+                raise
         self._conntrack.clean()
 
     def resync(self) -> None:
@@ -108,8 +110,9 @@ class IpvsProxier:
         self._begun = True
         for side in self._sides.values():
             side.found = None
-        for side in self._sides.values():
-            self._write(side, Touched())
+        with tools.collecting_later():
+            for side in self._sides.values():
+                self._write(side, Touched())
 
     def is_intact(self) -> bool:
         """Say whether the kernel still has our virtual servers, addresses, entries and rules; not each real server."""
@@ -252,14 +255,9 @@ class IpvsProxier:
                 found.virtual[key] = now
             taken += todo
         opened.servers.take(taken)
-        stopped = set()
-        for step in taken:
-            if step.server is None:
-                continue
-            place = Place(step.virtual.key, step.server)
-            side.leaving.discard(place)
-            if step.command is Command.SET_DEST and step.weight < WEIGHT:
-                stopped.add(place)
+        if side.leaving:
+            side.leaving -= {Place(step.virtual.key, step.server) for step in taken if step.server}
+        stopped = {Place(step.virtual.key, step.server) for step in taken if step.server and step.weight < WEIGHT}
         side.leaving = {place for place in side.leaving | stopped if place.key in found.virtual}
         self._let_go(opened, side, found, stopped)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netlab.errors import NetlabError
-from netlab.proxy import tools
+from netlab.proxy import generation, tools
 from netlab.proxy.conntrack import Cleaner
 from netlab.proxy.nftables_objects import TableObjects
 from netlab.proxy.proxier import Changes, NodeTarget
@@ -81,6 +81,11 @@ class NftablesProxier:
         self._watch = None
         self._forget()
 
+    def _opened(self) -> NftWatch:
+        if self._watch is None:
+            self._watch = NftWatch(self._target.netns)
+        return self._watch
+
     def _forget(self) -> None:
         for table in self._tables.values():
             table.forget()
@@ -100,10 +105,30 @@ class NftablesProxier:
             for table in self._tables.values():
                 if table.is_known and table.is_pending:
                     self._write_change(table)
-                if not table.is_known:
-                    self._run(table.full())
-                    table.accept()
+            if not all(table.is_known for table in self._tables.values()):
+                self._write_all()
             self._conntrack.clean()
+
+    def _write_all(self) -> None:
+        """Write the tables that are not known as a whole, once more where somebody else wrote meanwhile."""
+        watch = self._opened()
+        before = generation.read(self._target.netns)
+        self._look()
+        unknown = [table for table in self._tables.values() if not table.is_known]
+        try:
+            with watch.paused():
+                for table in unknown:
+                    tools.nft(self._target.netns, [table.full()])
+                    table.accept()
+            if generation.read(self._target.netns) == before + len(unknown):
+                return
+        except BaseException:
+            self._forget()  # of the others nothing was heard either
+            raise
+        self._forget()
+        for table in self._tables.values():
+            self._run(table.full())
+            table.accept()
 
     def _write_change(self, table: TableObjects) -> None:
         try:
@@ -123,8 +148,6 @@ class NftablesProxier:
                 table.stale.clear()
 
     def _run(self, text: str) -> None:
-        if not text:
-            return
-        if self._watch is None:
-            self._watch = NftWatch(self._target.netns)
-        tools.nft(self._target.netns, [text], ignoring=self._watch.ignoring)
+        """Make a transaction that is not heard of. None of no text."""
+        if text:
+            tools.nft(self._target.netns, [text], ignoring=self._opened().ignoring)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from netlab.kernel import netlink, netns
 
 NETLINK_NETFILTER = 12
-NETLINK_ADD_MEMBERSHIP = 1
+NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP = 1, 2
 NFNLGRP_NFTABLES = 7
 NFNL_SUBSYS_NFTABLES = 10
 SO_ATTACH_FILTER = 26
@@ -75,6 +75,18 @@ class NftWatch:
             yield
         finally:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hear nothing meanwhile: to tell a listener of each new rule takes the kernel a seventh of the time.
+
+        `generation.read` before and after says whether there was a transaction that nobody heard of.
+        """
+        self._socket.setsockopt(netlink.SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, NFNLGRP_NFTABLES)
+        try:
+            yield
+        finally:
+            self._socket.setsockopt(netlink.SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
 
     def take(self) -> list[Change] | None:
         """Return the changes since the last call; None where there were more than the queue holds."""
@@ -169,7 +181,7 @@ def _info(opened: socket.socket, version: int, table: str) -> tuple[int, ...]:
     try:
         netns.syscall("getsockopt", opened.fileno(), level, SO_GET_INFO, buffer, ctypes.byref(length))
     except OSError as exc:
-        if exc.errno != errno.ENOENT:
+        if exc.errno not in (errno.ENOENT, errno.ENOPROTOOPT):  # no such table; iptables-legacy's modules not loaded
             raise
         return ()
     return struct.unpack("=32s13I", buffer.raw)[1:]

@@ -29,11 +29,12 @@ def choose(port: ServicePort, node: str) -> Choice:
 
 def _usable(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     """Return each address and port once, in order: two EndpointSlices may name one while it moves (facts.md 8.1)."""
-    ranked = sorted(endpoints, key=lambda endpoint: (endpoint.ready, endpoint.serving))  # the better ones win
-    found = sorted({(int(endpoint.address), endpoint.port): endpoint for endpoint in ranked}.values(), key=_place)
-    ready = tuple(endpoint for endpoint in found if endpoint.ready)
+    best: dict[tuple[int, int], Endpoint] = {}
+    for endpoint in endpoints:
+        place = int(endpoint.address), endpoint.port
+        other = best.get(place)
+        if other is None or (endpoint.ready, endpoint.serving) >= (other.ready, other.serving):
+            best[place] = endpoint
+    found = [best[place] for place in sorted(best)]
+    ready = tuple([endpoint for endpoint in found if endpoint.ready])
     return ready or tuple(endpoint for endpoint in found if endpoint.serving and endpoint.terminating)
-
-
-def _place(endpoint: Endpoint) -> tuple[int, int]:
-    return int(endpoint.address), endpoint.port

@@ -6,10 +6,10 @@ compared. nftables_table.py has the rest of the table, and writes both for `nft 
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import string
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import NamedTuple
 
 from netlab.service.choice import Choice, choose
@@ -59,7 +59,11 @@ def service_name(port: ServicePort) -> str:
 
 def endpoint_name(port: ServicePort, endpoint: Endpoint) -> str:
     """Return what the names of an endpoint's chain and affinity set end in."""
-    return _hashed(f"{_path(port)}__{str(endpoint.address).replace(':', '.')}/{endpoint.port}")
+    return _destination_name(_path(port), str(endpoint.address), endpoint.port)
+
+
+def _destination_name(path: str, address: str, port: int) -> str:
+    return _hashed(f"{path}__{address.replace(':', '.')}/{port}")
 
 
 def _path(port: ServicePort) -> str:
@@ -67,11 +71,25 @@ def _path(port: ServicePort) -> str:
 
 
 def _hashed(text: str) -> str:
-    name = f"{base64.b32encode(hashlib.sha256(text.encode()).digest()[:5]).decode()}-{text}"
+    """Return a text after 8 characters of base32 (RFC 4648): 40 bits of its hash, ten at a time."""
+    bits = int.from_bytes(sha256(text.encode()).digest()[:5], "big")
+    name = f"{_TWO[bits >> 30]}{_TWO[bits >> 20 & 1023]}{_TWO[bits >> 10 & 1023]}{_TWO[bits & 1023]}-{text}"
     return name if len(name) <= NAME_LIMIT else f"{name[: NAME_LIMIT - 3]}..."
 
 
+_LETTERS = string.ascii_uppercase + "234567"
+_TWO = [first + second for first in _LETTERS for second in _LETTERS]
+
+
 # --- one port --------------------------------------------------------------------------------------------------------
+
+
+class _Destination(NamedTuple):
+    """An endpoint, as text: many thousands are written at once."""
+
+    name: str
+    address: str
+    place: str  # address and port
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +106,7 @@ class _View:
     def firewalled(self) -> bool:
         return bool(self.port.load_balancer_ips and self.port.source_ranges)
 
-    def used(self, policy: Policy) -> tuple[Endpoint, ...]:
+    def used(self, policy: Policy) -> list[_Destination]:
         """Return the endpoints of the chain for a policy, none where nothing leads to it.
 
         What is reachable from outside needs the Cluster chain under any policy: the node and its pods go there.
@@ -97,7 +115,15 @@ class _View:
         wanted = port.internal_policy is policy
         if port.is_external:
             wanted |= policy in (Policy.CLUSTER, port.external_policy)
-        return self.choice.under(policy) if wanted else ()
+        if not wanted:
+            return []
+        path = _path(port)
+        found = []
+        for endpoint in self.choice.under(policy):
+            address, number = str(endpoint.address), endpoint.port
+            place = f"[{address}]:{number}" if endpoint.address.version == 6 else f"{address}:{number}"
+            found.append(_Destination(_destination_name(path, address, number), address, place))
+        return found
 
     def chain(self, policy: Policy) -> str:
         return f"{'service' if policy is Policy.CLUSTER else 'local'}-{self.name}"
@@ -110,13 +136,13 @@ def render(port: ServicePort, node: ProxyNode) -> PortObjects:
     """Return what one port adds to a node's table."""
     words = WORDS[port.cluster_ip.version]
     view = _View(port, node, words, choose(port, node.name), service_name(port))
-    used = dict.fromkeys((*view.used(Policy.CLUSTER), *view.used(Policy.LOCAL)))
-    names = {endpoint: endpoint_name(port, endpoint) for endpoint in used}
+    used = {policy: view.used(policy) for policy in Policy}
+    names = (end.name for ends in used.values() for end in ends) if port.affinity else ()
     definition = f"type {words.address}; flags dynamic,timeout; timeout {port.affinity}s;"
     return PortObjects(
         words.table,
-        dict(_chains(view, names)),
-        {f"affinity-{name}": definition for name in names.values()} if port.affinity else {},
+        dict(_chains(view, used)),
+        {f"affinity-{name}": definition for name in names},
         _elements(view),
     )
 
@@ -173,19 +199,20 @@ def _vips(port: ServicePort) -> tuple[Address, ...]:
     return *port.external_ips, *port.load_balancer_ips
 
 
-def _chains(view: _View, names: Mapping[Endpoint, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield a port's chains in the order of a packet's way."""
+def _chains(view: _View, used: Mapping[Policy, Iterable[_Destination]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield a port's chains in the order of a packet's way; an endpoint's comes twice where both policies have it."""
     if view.firewalled:
         yield f"firewall-{view.name}", (_firewall_rule(view),)
     if view.port.is_external and view.choice.any:
         yield f"external-{view.name}", tuple(_external_rules(view))
-    for policy in Policy:
-        if endpoints := view.used(policy):
-            chosen = [names[endpoint] for endpoint in endpoints]
+    for policy, ends in used.items():
+        if names := [end.name for end in ends]:
             entry = _cluster_ip_rules(view) if policy is view.port.internal_policy else ()
-            yield view.chain(policy), (*entry, *_balance_rules(view, chosen))
-    for endpoint, name in names.items():
-        yield f"endpoint-{name}", tuple(_endpoint_rules(view, endpoint, name))
+            yield view.chain(policy), (*entry, *_balance_rules(view, names))
+    translate = f"meta l4proto {view.port.protocol.lower()} dnat to"
+    for ends in used.values():
+        for end in ends:
+            yield f"endpoint-{end.name}", _endpoint_rules(view, end, translate)
 
 
 def _firewall_rule(view: _View) -> str:
@@ -228,9 +255,9 @@ def _balance_rules(view: _View, names: list[str]) -> Iterator[str]:
     yield f"numgen random mod {len(names)} vmap {{ {verdicts} }}"
 
 
-def _endpoint_rules(view: _View, endpoint: Endpoint, name: str) -> Iterator[str]:
+def _endpoint_rules(view: _View, end: _Destination, translate: str) -> tuple[str, ...]:
     ip = view.words.ip
-    yield f"{ip} saddr {endpoint.address} jump mark-for-masquerade"  # hairpin
+    hairpin, translation = f"{ip} saddr {end.address} jump mark-for-masquerade", f"{translate} {end.place}"
     if view.port.affinity:
-        yield f"update @affinity-{name} {{ {ip} saddr }}"
-    yield f"meta l4proto {view.port.protocol.lower()} dnat to {endpoint}"
+        return hairpin, f"update @affinity-{end.name} {{ {ip} saddr }}", translation
+    return hairpin, translation

@@ -126,18 +126,17 @@ def full(base: Base, objects: Iterable[PortObjects]) -> str:
     """
     ports = join(objects) or PortObjects(base.table)
     sets = {**base.sets, **{f"set {name}": definition for name, definition in ports.sets.items()}}
-    lines = [f"add table {base.table}", f"delete table {base.table}", f"table {base.table} {{"]
-    lines.append('\tcomment "rules for kube-proxy"')
-    for name, definition in sets.items():
-        lines += [f"\t{name} {{", f"\t\t{definition}", "\t}"]
+    parts = [f"add table {base.table}\ndelete table {base.table}\ntable {base.table} {{\n"]
+    parts.append('\tcomment "rules for kube-proxy"\n')
+    parts += [f"\t{name} {{\n\t\t{definition}\n\t}}\n" for name, definition in sets.items()]
     for name, rules in {**base.chains, **ports.chains}.items():
-        hook = [f"\t\t{base.hooks[name]}"] if name in base.hooks else []
-        lines += [f"\tchain {name} {{", *hook, *(f"\t\t{rule}" for rule in rules), "\t}"]
-    lines.append("}")
+        body = "\n\t\t".join((base.hooks[name], *rules) if name in base.hooks else rules)
+        parts.append(f"\tchain {name} {{\n\t\t{body}\n\t}}\n")
+    parts.append("}\n")
     for name, pairs in {**base.elements, **ports.elements}.items():
-        written = ",\n".join(f"\t{_element(key, verdict)}" for key, verdict in pairs)
-        lines += [f"add element {base.table} {name} {{", written, "}"]
-    return "\n".join([*lines, ""])
+        written = ",\n".join([f"\t{_element(key, verdict)}" for key, verdict in pairs])
+        parts.append(f"add element {base.table} {name} {{\n{written}\n}}\n")
+    return "".join(parts)
 
 
 def change(old: PortObjects | None, new: PortObjects | None) -> tuple[str, tuple[str, ...]]:

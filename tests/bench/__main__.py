@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from tests.bench import cli, datapath, dns, first_packet, first_packet_lab, path, scale, services, up, vm
+from tests.bench import cli, datapath, dns, first_packet, in_vm, modes, path, scale, services, up, vm
 from tests.bench.contenders import CONTENDERS
+from tests.bench.first_packet_figures import Figure
 from tests.bench.measure import BenchError
 from tests.bench.overlays import BACKENDS
 
@@ -58,22 +61,20 @@ def _parser() -> argparse.ArgumentParser:
     ups.add_argument("--json", dest="json_file", metavar="FILE", help="keep every sample in a file")
     commands.choices["path"].add_argument("--seconds", type=int, default=3, help="of one iperf3 run (default 3)")
     commands.choices["dns"].add_argument("--seconds", type=int, default=2, help="of one server's turn (default 2)")
-    of_services = commands.choices["services"]
-    of_services.add_argument("-n", dest="sizes", type=_sizes, default=services.SIZES, help="services: 1000,5000,10000")
-    kinds = services.VARIANTS
-    of_services.add_argument("--variants", type=_some_of(kinds), default=kinds, help=f"of {','.join(kinds)}")
+    _add_services(commands.choices["services"], services.SIZES)
+    ends = commands.choices["services"]
+    ends.add_argument("--endpoints", type=_sizes, default=services.ENDPOINTS, help="of each service: 2,10")
     _add_datapath(commands.choices["datapath"])
-    _add_first_packet(commands.choices["first-packet"])
+    _add_services(commands.choices["first-packet"], first_packet.SIZES)
+    _add_files(commands.choices["first-packet"])
     return parser
 
 
-def _add_first_packet(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-n", dest="sizes", type=_sizes, default=first_packet.SIZES, help="services: 10,1000,5000,10000"
-    )
-    kinds = first_packet_lab.VARIANTS
+def _add_services(command: argparse.ArgumentParser, sizes: Sequence[int]) -> None:
+    command.add_argument("-n", dest="sizes", type=_sizes, default=sizes, help=f"services: {','.join(map(str, sizes))}")
+    kinds = modes.VARIANTS
     command.add_argument("--variants", type=_some_of(kinds), default=kinds, help=f"of {','.join(kinds)}")
-    _add_files(command)
+    command.add_argument("--vm", action="store_true", help="in a VM of its own, whose kernel has IPVS")
 
 
 def _add_files(command: argparse.ArgumentParser) -> None:
@@ -89,6 +90,37 @@ def _add_datapath(command: argparse.ArgumentParser) -> None:
     _add_files(command)
 
 
+def _run(command: str, options: dict[str, Any]) -> None:
+    match command:
+        case "up":
+            up.main(up.Options(**options))
+        case "scale":
+            scale.main(**options)
+        case "cli":
+            cli.main(**options)
+        case "path":
+            path.main(**options)
+        case "datapath":
+            datapath.main(datapath.Options(**options))
+        case "dns":
+            dns.main(**options)
+        case "vm":
+            vm.main(**options)
+        case "services":
+            services.main(**options)
+        case "first-packet":
+            first_packet.main(first_packet.Options(**options))
+
+
+def _run_in_vm(command: str, options: dict[str, Any]) -> None:
+    """Run a benchmark of Services in a VM; the files that were asked for are written here."""
+    json_file, plot_file = options.pop("json_file", None), options.pop("plot_file", None)
+    wanted = bool(json_file or plot_file)
+    written = in_vm.run(in_vm.words(command, options, figures=wanted))
+    if wanted:
+        first_packet.keep([Figure(*row) for row in json.loads(written)], json_file, plot_file)
+
+
 def main() -> None:
     """Run one benchmark."""
     options = vars(_parser().parse_args())
@@ -97,25 +129,10 @@ def main() -> None:
     if unknown:
         sys.exit(f"no such tool: {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}")
     try:
-        match command:
-            case "up":
-                up.main(up.Options(**options))
-            case "scale":
-                scale.main(**options)
-            case "cli":
-                cli.main(**options)
-            case "path":
-                path.main(**options)
-            case "datapath":
-                datapath.main(datapath.Options(**options))
-            case "dns":
-                dns.main(**options)
-            case "vm":
-                vm.main(**options)
-            case "services":
-                services.main(**options)
-            case "first-packet":
-                first_packet.main(first_packet.Options(**options))
+        if options.pop("vm", False):
+            _run_in_vm(command, options)
+        else:
+            _run(command, options)
     except BenchError as exc:
         sys.exit(f"bench: {exc}")
     except KeyboardInterrupt:  # what is in a sandbox ends with it

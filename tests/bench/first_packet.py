@@ -17,7 +17,7 @@ from statistics import quantiles
 from typing import Any
 
 from tests.bench import first_packet_lab as lab
-from tests.bench import machine, plot_services, sandbox
+from tests.bench import machine, modes, plot_services, sandbox
 from tests.bench.first_packet_figures import (
     BARE,
     PLACES,
@@ -61,7 +61,7 @@ class Options:
 def main(options: Options) -> None:
     """Measure every size, and print tables."""
     print(f"# bench first-packet, {options.rounds} rounds, seed {options.seed}\n{machine.describe()}\n{LEGEND}\n")
-    left_out = {variant: why for variant in options.variants if (why := lab.missing(variant))}
+    left_out = {variant: why for variant in options.variants if (why := modes.missing(variant))}
     figures: list[Figure] = []
     last: dict[str, tuple[int, float]] = {}  # by variant: a size, and the seconds until it was written
     for size in sorted(options.sizes):
@@ -75,10 +75,15 @@ def main(options: Options) -> None:
     for made in (first_table, rate_table, place_table):
         print(f"\n{made(figures)}")
     print("".join(f"\nNo {variant}: {why}" for variant, why in left_out.items()))
-    if options.json_file:
-        Path(options.json_file).write_text(json.dumps(figures))
-    if options.plot_file:
-        plot_services.draw(figures, options.plot_file)
+    keep(figures, options.json_file, options.plot_file)
+
+
+def keep(figures: Sequence[Figure], json_file: str | None, plot_file: str | None) -> None:
+    """Write the files that were asked for."""
+    if json_file:
+        Path(json_file).write_text(json.dumps(figures))
+    if plot_file:
+        plot_services.draw(figures, plot_file)
 
 
 def unbearable(last: Mapping[str, tuple[int, float]], size: int) -> dict[str, str]:
@@ -143,9 +148,9 @@ def targets(way: Way, place: str, count: int, chance: random.Random) -> list[tup
     order = way.cluster_ips
     match place:
         case "pod":
-            return [(lab.OUTSIDE, lab.POD_PORT)] * count
+            return [(lab.OUTSIDE, modes.POD_PORT)] * count
         case "random":
-            return [(address, lab.PORT) for address in chance.choices(order, k=count)]
+            return [(address, modes.PORT) for address in chance.choices(order, k=count)]
         case _:
             index = {"first": 0, "middle": len(order) // 2, "last": -1}[place]
-            return [(order[index], lab.PORT)] * count
+            return [(order[index], modes.PORT)] * count

@@ -16,26 +16,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
 
-from netlab.errors import NotSupported
-from netlab.kernel import features, netns
+from netlab.kernel import netns
 from netlab.proxy import listing, tools
-from netlab.proxy.iptables import IptablesProxier
-from netlab.proxy.ipvs import IpvsProxier
-from netlab.proxy.nftables import NftablesProxier
-from netlab.proxy.proxier import NodeTarget, Options, Proxier
-from netlab.service.model import Endpoint, Protocol, ProxyNode, ServicePort
+from netlab.service.model import ProxyNode
+from tests.bench import modes
 from tests.bench.first_packet_figures import BARE
 from tests.bench.measure import BenchError
+from tests.bench.modes import FIRST_IP, POD_PORT
 
-VARIANTS = ("iptables-legacy", "iptables-nft", "nftables", "ipvs")
 SERVER = "nl-first-server"
 CLUSTER = IPv4Network("10.0.0.0/8")
-FIRST_IP, FIRST_POD = IPv4Address("10.96.0.1"), IPv4Address("10.128.0.1")
 PODS = IPv4Network("10.128.0.0/10")
 OUTSIDE = "10.191.0.1"  # a pod that is behind no Service
-PORT, POD_PORT = 80, 8080
 ENDPOINTS = 2  # of each Service
 BACKLOG = 4096  # as net.core.somaxconn
 WARM_UP = 10  # connections of a block that are not counted: thread and caches are cold
@@ -53,16 +46,6 @@ class Way:
     cluster_ips: Sequence[str] = ()
 
 
-def missing(variant: str) -> str:
-    """Say why a mode cannot be had here; empty when it can."""
-    if variant == "ipvs":
-        try:
-            features.require("ipvs", "proxy ipvs")
-        except NotSupported as exc:
-            return str(exc)
-    return ""
-
-
 @contextmanager
 def ways(variants: Sequence[str], services: int) -> Iterator[tuple[list[Way], socket.socket, dict[str, float]]]:
     """Make the lab with so many Services; yield its ways, BARE first, the server, and the seconds of each sync."""
@@ -76,10 +59,11 @@ def ways(variants: Sequence[str], services: int) -> Iterator[tuple[list[Way], so
         for number, name in enumerate(names):
             way = _wire(Way(name, f"nl-first-client-{name}", f"nl-first-node-{name}"), number)
             if name != BARE:
-                proxier = _proxier(way, number)
+                node = ProxyNode("n1", (IPv4Address(f"10.200.{number}.1"),), CLUSTER)
+                proxier = modes.proxier(name, way.node, node)
                 stack.callback(proxier.close)
                 start = time.perf_counter()
-                proxier.sync({port.key: port for port in _ports(services)})
+                proxier.sync({port.key: port for port in modes.ports(services, ENDPOINTS)})
                 took[name] = time.perf_counter() - start
                 netns.call(way.node, _forget_soon)
                 way = Way(name, way.client, way.node, _in_order(way, services))
@@ -120,26 +104,6 @@ def _forget_soon() -> None:
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------
-
-
-def _proxier(way: Way, number: int) -> Proxier:
-    options: dict[str, Any] = {"tool": way.variant} if way.variant.startswith("iptables") else {}
-    node = ProxyNode("n1", (IPv4Address(f"10.200.{number}.1"),), CLUSTER)
-    target = NodeTarget(way.node, "n1", (node,), Options(**options))
-    match way.variant:
-        case "nftables":
-            return NftablesProxier(target)
-        case "ipvs":
-            return IpvsProxier(target)
-        case _:
-            return IptablesProxier(target)
-
-
-def _ports(services: int) -> Iterator[ServicePort]:
-    for number in range(services):
-        pods = (FIRST_POD + number * ENDPOINTS + end for end in range(ENDPOINTS))
-        ends = tuple(Endpoint(pod, POD_PORT, f"n{int(pod) % 3}") for pod in pods)
-        yield ServicePort("default", f"svc-{number}", "http", Protocol.TCP, FIRST_IP + number, PORT, endpoints=ends)
 
 
 def _in_order(way: Way, services: int) -> list[str]:

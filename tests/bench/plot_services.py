@@ -15,7 +15,7 @@ COLOURS = {
     "nftables": "#3b6ea5",
     "ipvs": "#4c8c4a",
 }
-TICKS = (10, 20, 50, 100, 200, 500)  # microseconds
+TICKS = [digit * 10**power for power in range(1, 6) for digit in (1, 2, 5)]  # microseconds
 
 
 def draw(figures: Sequence[Figure], file: str) -> None:
@@ -32,6 +32,7 @@ def draw(figures: Sequence[Figure], file: str) -> None:
     for axis in (latency, rate, places):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", linewidth=0.3)
+    canvas.legend(*latency.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     canvas.suptitle("A new connection through a ClusterIP, by proxy mode", fontsize=12)
     canvas.savefig(file, dpi=110)
     pyplot.close(canvas)
@@ -45,16 +46,18 @@ def _sizes(figures: Sequence[Figure]) -> dict[str, list[int]]:
 
 
 def _latency(axis: Any, figures: Sequence[Figure]) -> None:
+    shown: list[float] = []
     for variant, sizes in _sizes(figures).items():
         for rank, style in (("p50", "o-"), ("p99", "o--")):
             values = [median(of(figures, size, variant, RANDOM, rank).values()) * MICRO for size in sizes]
+            shown += values
             label = variant if rank == "p50" else None
             axis.plot(sizes, values, style, color=COLOURS[variant], label=label, markersize=4, linewidth=1.4)
     _by_services(axis, "first packet, SYN to SYN/ACK: microseconds", "p50 solid, p99 dashed", figures)
     axis.set_yscale("log")
-    axis.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    ticks = [tick for tick in TICKS if min(shown) / 2 < tick < max(shown) * 2]
+    axis.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.set_yticks([], minor=True)
-    axis.legend(fontsize=8, frameon=False, loc="upper left")
 
 
 def _rate(axis: Any, figures: Sequence[Figure]) -> None:

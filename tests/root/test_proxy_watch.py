@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import select
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
-from netlab.proxy import tools
+from netlab.proxy import generation, tools
 from netlab.proxy.proxier import Proxier
 from tests.root.proxy_nodes import NAME, VARIANTS, nodes, plenty, proxier, rules, run, settle
 
@@ -110,6 +112,40 @@ def test_more_changes_than_the_queue_holds() -> None:
         one.resync()
         assert one.is_intact()
         one.close()
+
+
+def test_damage_while_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """During a full write changes are not heard, only counted: the write is repeated."""
+    with nodes(NAME):
+        one = proxier("nftables")
+        transactions: list[dict[str, Any]] = []
+
+        def disturbed(name: str, text: Iterable[str], **how: Any) -> None:
+            nft(name, text, **how)
+            transactions.append(how)
+            if len(transactions) == 1:
+                run(NAME, "nft", "flush", "chain", "ip", "kube-proxy", "masquerading")
+
+        nft = tools.nft
+        monkeypatch.setattr(tools, "nft", disturbed)
+        one.sync(plenty(2))
+        assert [bool(how) for how in transactions] == [False, False, True, True]  # both IP versions; the second hears
+        assert one.is_intact()
+        found = rules("nftables")
+        one.resync()
+        assert len(transactions) == 6
+        assert rules("nftables") == found
+        one.close()
+
+
+def test_transactions_are_counted() -> None:
+    with nodes(NAME):
+        before = generation.read(NAME)
+        run(NAME, "nft", "add", "table", "ip", "mine")
+        run(NAME, "nft", "-f", "-", text="add chain ip mine a\nadd chain ip mine b\n")
+        assert generation.read(NAME) == before + 2
+        run(NAME, "nft", "list", "ruleset")
+        assert generation.read(NAME) == before + 2
 
 
 def test_the_variant_that_has_rules_is_used_again() -> None:

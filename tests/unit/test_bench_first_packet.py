@@ -20,7 +20,8 @@ from tests.bench.first_packet_figures import (
     place_table,
     rate_table,
 )
-from tests.bench.first_packet_lab import OUTSIDE, POD_PORT, PORT, Way
+from tests.bench.first_packet_lab import OUTSIDE, Way
+from tests.bench.modes import POD_PORT, PORT
 from tests.bench.report import Spread
 
 WAY = Way("iptables-legacy", "client", "node", ("10.96.0.7", "10.96.0.2", "10.96.0.5"))
