@@ -1,16 +1,18 @@
 """Pods that the control plane makes and ends, by the same way as `netlab up`: their share of the lab's plan.
 
-One change at a time, each with all that was asked for meanwhile. A pod that ends is removed only when every node has
-taken it out of its rules, so that no new connection goes to it.
+One change at a time, each with all that was asked for meanwhile. A pod that ends gets its SIGTERM only when every node
+has taken it out of its rules, so that no new connection goes to it; it is removed when its containers have ended, so
+that no other change waits for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
 
 from netlab.errors import NetlabError
+from netlab.supervisor.retire import Retirement
 from netlab.topology.pod import Pod
 
 RETRY = 2.0  # seconds after a change that failed
@@ -28,7 +30,7 @@ class PodChanges:
         self._say = say
         self._making: dict[str, Pod] = {}
         self._ending: set[str] = set()
-        self._removable: set[str] = set()
+        self._removable: dict[str, Retirement | None] = {}
         self._waits: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
         self._done = False
@@ -65,12 +67,34 @@ class PodChanges:
         """End every task; a change that is under way goes on to its end."""
         for task in (self._task, *self._waits):
             task.cancel()
+        self._close(self._removable)
 
     async def _retire(self, name: str, settled: Callable[[], Awaitable[None]]) -> None:
         await settled()
         await asyncio.sleep(LINGER)
-        self._removable.add(name)
+        self._removable[name] = await self._end_containers(name)
         self._work.set()
+
+    async def _end_containers(self, name: str) -> Retirement | None:
+        """Have a pod's containers end; None when the supervisor does not answer, which ends them with the pod then."""
+        try:
+            retirement = Retirement(name)
+        except OSError as exc:
+            self._say(f"pod {name}: the supervisor does not answer: {exc.strerror}")
+            return None
+        try:
+            await retirement.ended()
+        except OSError as exc:
+            self._say(f"pod {name}: the supervisor has ended: {exc.strerror}")
+        except BaseException:
+            retirement.close()
+            raise
+        return retirement
+
+    def _close(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            if retirement := self._removable.pop(name):
+                retirement.close()
 
     async def _run(self) -> None:
         while True:
@@ -86,7 +110,7 @@ class PodChanges:
                 continue
             self._making = {name: pod for name, pod in self._making.items() if add.get(name) is not pod}
             self._ending -= remove
-            self._removable -= remove
+            self._close(remove)
             self._done = True
             self._wake()
 

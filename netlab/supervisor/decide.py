@@ -9,7 +9,7 @@ in Kubernetes, until the client applies a spec again. A node's daemon stands alo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -98,19 +98,36 @@ def is_lost(pod: str, tasks: Mapping[Key, Task]) -> bool:
     return pause is not None and pause.phase is Phase.ENDED
 
 
-def steps(wanted: Mapping[Key, Wanted], tasks: Mapping[Key, Task], now: float) -> list[Step]:
-    """Return what to do now; nothing when everything is as it should be or has to wait."""
-    verbs = {key: _verb(task, wanted, tasks, now) for key, task in tasks.items()}
+def steps(
+    wanted: Mapping[Key, Wanted], tasks: Mapping[Key, Task], now: float, retired: Collection[str] = ()
+) -> list[Step]:
+    """Return what to do now; nothing when everything is as it should be or has to wait.
+
+    The containers of `retired` pods are to end and to stay so, for as long as the pods are among these.
+    """
+    verbs = {key: _verb(task, wanted, tasks, now, retired) for key, task in tasks.items()}
     for key in wanted.keys() - tasks.keys():
-        verbs[key] = _start(key, wanted, tasks)
+        verbs[key] = None if retires(wanted[key].spec, retired) else _start(key, wanted, tasks)
     return sorted(Step(verb, key) for key, verb in verbs.items() if verb)
 
 
-def _verb(task: Task, wanted: Mapping[Key, Wanted], tasks: Mapping[Key, Task], now: float) -> Verb | None:
+def retires(spec: Spec, retired: Collection[str]) -> bool:
+    """Say whether it is a container of a pod that is among those."""
+    return spec.pod in retired and spec.name != PAUSE and spec.config is None
+
+
+def _verb(
+    task: Task, wanted: Mapping[Key, Wanted], tasks: Mapping[Key, Task], now: float, retired: Collection[str]
+) -> Verb | None:
     """Say what a process that there is or was needs."""
     key = task.wanted.spec.key
     keep = wanted.get(key) == task.wanted
+    leaves = retires(task.wanted.spec, retired)
     match task.phase:
+        case Phase.RUNNING if leaves:
+            return Verb.TERMINATE
+        case Phase.WAITING if leaves and keep:
+            return None
         case Phase.RUNNING:
             if not keep:
                 return Verb.RELOAD if _differs_in_config(task.wanted, wanted.get(key)) else Verb.TERMINATE

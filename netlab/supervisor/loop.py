@@ -18,9 +18,9 @@ from netlab.kernel import proc
 from netlab.supervisor.decide import NEVER
 from netlab.supervisor.poll import Poll
 from netlab.supervisor.processes import Processes
-from netlab.supervisor.spec import APPLY, Files, Report, read_specs, write_report
+from netlab.supervisor.spec import APPLY, RETIRE, Files, Report, read_specs, write_report
 
-_REQUEST_MAX = 64
+_REQUEST_MAX = 512
 
 
 class Loop:
@@ -35,6 +35,7 @@ class Loop:
         self._started = proc.find_start_time(self._pid) or 0
         self._generation = 0
         self._asking: list[socket.socket] = []
+        self._awaiting_ends: dict[socket.socket, str] = {}  # of pods
         self._poll.watch(listener.fileno(), self._accept)
         signal.signal(signal.SIGTERM, _leave)
 
@@ -47,6 +48,7 @@ class Loop:
             now = time.monotonic()
             if self._processes.is_settled(now):
                 self._answer()
+            self._tell_ends()
             due = self._processes.next_due(now)
             self._poll.wait(None if due == NEVER else due - now)
 
@@ -65,6 +67,13 @@ class Loop:
             _reply(client, {"generation": self._generation})
         self._asking.clear()
 
+    def _tell_ends(self) -> None:
+        """Answer those who have retired pods whose containers have ended; the connections stay open."""
+        for client, pod in list(self._awaiting_ends.items()):
+            if self._processes.has_ended(pod):
+                del self._awaiting_ends[client]
+                _send(client, {"ended": pod})
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             client, _ = self._listener.accept()
@@ -72,10 +81,14 @@ class Loop:
             self._poll.watch(client.fileno(), partial(self._take, client))
 
     def _take(self, client: socket.socket) -> None:
-        """Take one request. It is answered once everything has settled."""
+        """Take one request. It is answered once everything has settled, or what it asks for has happened."""
         self._poll.unwatch(client.fileno())
         try:
-            if client.recv(_REQUEST_MAX) == APPLY:
+            request = client.recv(_REQUEST_MAX)
+            if request.startswith(RETIRE):
+                self._retire(client, request.removeprefix(RETIRE).decode())
+                return
+            if request == APPLY:
                 self._generation, specs = read_specs(self._files.spec)
                 self._processes.want(specs)
             self._processes.changed = True  # the file is written anew in any case: it may have been lost
@@ -84,9 +97,26 @@ class Loop:
         else:
             self._asking.append(client)
 
+    def _retire(self, client: socket.socket, pod: str) -> None:
+        """Retire a pod for as long as the client keeps the connection."""
+        self._processes.retire(pod)
+        self._awaiting_ends[client] = pod
+        self._poll.watch(client.fileno(), partial(self._restore, client, pod))
+
+    def _restore(self, client: socket.socket, pod: str) -> None:
+        self._poll.unwatch(client.fileno())
+        client.close()
+        self._awaiting_ends.pop(client, None)
+        self._processes.restore(pod)
+
 
 def _reply(client: socket.socket, answer: dict[str, object]) -> None:
-    with client, contextlib.suppress(OSError):  # the client may have gone
+    with client:
+        _send(client, answer)
+
+
+def _send(client: socket.socket, answer: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):  # the client may have gone
         client.send(json.dumps(answer).encode())
 
 

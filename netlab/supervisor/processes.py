@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -54,6 +55,7 @@ class Processes:
         self._wanted: dict[Key, Wanted] = {}
         self._tasks: dict[Key, Task] = {}
         self._lives: dict[int, Life] = {}  # by pid
+        self._retired: Counter[str] = Counter()  # pods, by how many have asked for it
 
     def want(self, specs: Iterable[Spec]) -> None:
         """Take note of what should run from now on; `converge` acts on it."""
@@ -63,9 +65,25 @@ class Processes:
         self.changed = True
         decide.revive(self._tasks)
 
+    def retire(self, pod: str) -> None:
+        """Have a pod's containers end, and not start again until `restore`."""
+        self._retired[pod] += 1
+
+    def restore(self, pod: str) -> None:
+        """Take one `retire` back."""
+        self._retired -= Counter([pod])
+
     def is_settled(self, now: float) -> bool:
-        """Say whether nothing is on its way any more."""
-        return all(decide.is_settled(task, now) for task in self._tasks.values())
+        """Say whether nothing is on its way any more but the ends of retired pods."""
+        return all(
+            decide.is_settled(task, now) or decide.retires(task.wanted.spec, self._retired)
+            for task in self._tasks.values()
+        )
+
+    def has_ended(self, pod: str) -> bool:
+        """Say whether no container of a retired pod runs any more."""
+        tasks = (task for task in self._tasks.values() if decide.retires(task.wanted.spec, {pod}))
+        return not any(task.pid for task in tasks)
 
     def next_due(self, now: float) -> float:
         """Return when the next timer is due, on the monotonic clock."""
@@ -139,7 +157,7 @@ class Processes:
 
     def converge(self) -> None:
         """Do what is to be done now."""
-        while steps := decide.steps(self._wanted, self._tasks, time.monotonic()):
+        while steps := decide.steps(self._wanted, self._tasks, time.monotonic(), self._retired):
             self.changed = True
             self._start([self._wanted[step.key] for step in steps if step.verb is Verb.START])
             for step in steps:

@@ -17,6 +17,7 @@ GRACE = 3.0
 PAUSE = "pause"  # as plan.objects.PAUSE, which would cost the supervisor an import of the whole model
 CONTROL = b"\0netlab-supervisor"  # abstract: known in the lab's fabric namespace only, and no file is left of it
 APPLY = b"apply"
+RETIRE = b"retire "  # and a pod's name: its containers end, and do not start again while the connection is open
 REPORT = b"report"
 SUPERVISOR_MARK = "NETLAB_SUPERVISOR"  # in the supervisor's own environment only
 INHERITED = ("PATH", "HOME", "LANG", "TZ")  # what a container has of the environment of `netlab up`

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -337,6 +338,36 @@ def test_delete_by_file(web: Shell) -> None:
     assert web.names("services") == ["kubernetes"]
     again = web("delete", "-f", "-", stdin=WEB)
     assert (again.returncode, "there is no deployment/web in namespace default" in again.stderr) == (2, True)
+
+
+STUBBORN = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: stubborn}
+spec:
+  terminationGracePeriodSeconds: 60
+  containers:
+  - {name: c, image: nginx, command: [sh, -c, "trap '' TERM; while :; do sleep 0.1; done"]}
+"""
+
+
+def test_a_pod_that_takes_long_to_end_holds_nobody_up(shell: Shell) -> None:
+    def container() -> dict[str, Any]:
+        listed = json.loads(shell("status", "-o", "json").stdout)["containers"]
+        return next((entry for entry in listed if entry["pod"] == "stubborn"), {"state": ""})
+
+    shell("apply", "-f", "-", stdin=STUBBORN)
+    until(lambda: container()["state"] == "running")
+    shell("delete", "pod/stubborn")
+    until(lambda: container()["state"] == "stopping")
+    assert shell("apply", "-f", "-", "--wait", stdin=DEPLOYMENT.replace("NAME", "web")).returncode == 0
+    assert shell("up", "lab.yaml").returncode == 0
+    done = shell("status")
+    assert (done.returncode, "drift: none" in done.stdout) == (0, True), done.stdout
+    assert container()["state"] == "stopping"
+    os.kill(container()["pid"], signal.SIGKILL)
+    until(lambda: "stubborn" not in shell.names("pods"))
+    assert not container()["state"]
 
 
 WRONG = [

@@ -22,6 +22,7 @@ class Lab:
 
     def __init__(self, want: dict[Key, Wanted]) -> None:
         self.want = want
+        self.retired: set[str] = set()
         self.tasks: dict[Key, Task] = {}
         self.now = 0.0
         self.settle()
@@ -29,7 +30,7 @@ class Lab:
     def settle(self) -> list[Step]:
         """Do everything that is to be done now and return it."""
         done: list[Step] = []
-        while steps := decide.steps(self.want, self.tasks, self.now):
+        while steps := decide.steps(self.want, self.tasks, self.now, self.retired):
             assert len(done) < 1000, "never at rest"
             for step in steps:
                 self._do(step)
@@ -151,6 +152,27 @@ def test_what_is_not_wanted_any_more_is_stopped_and_forgotten() -> None:
     assert lab.settle() == [Step(Verb.TERMINATE, ("web", "a"))]
     assert lab.dies("web", "a", Exit(signal=15)) == [Step(Verb.FORGET, ("web", "a"))]
     assert lab.phases() == {"web/pause": "running", "web/b": "running"}
+
+
+def test_a_retired_pod_ends_but_its_pause_and_starts_again_when_it_is_restored() -> None:
+    lab = Lab({**pod("web", wanted("web", "a")), **pod("db", wanted("db", "a"))})
+    lab.retired = {"web"}
+    assert lab.settle() == [Step(Verb.TERMINATE, ("web", "a"))]
+    assert lab.dies("web", "a") == []
+    assert lab.phases() == {"web/pause": "running", "web/a": "waiting", "db/pause": "running", "db/a": "running"}
+    lab.want |= pod("web", wanted("web", "a"), wanted("web", "b"))
+    assert lab.settle() == []
+    lab.retired = set()
+    assert lab.settle() == [Step(Verb.START, ("web", "a")), Step(Verb.START, ("web", "b"))]
+
+
+def test_a_retired_pod_that_is_no_longer_wanted_is_forgotten() -> None:
+    lab = Lab(pod("web", wanted("web", "a")))
+    lab.retired = {"web"}
+    lab.settle()
+    lab.dies("web", "a")
+    lab.want = {}
+    assert lab.settle() == [Step(Verb.FORGET, ("web", "a")), Step(Verb.TERMINATE, ("web", PAUSE))]
 
 
 def test_what_ignores_sigterm_is_killed_after_the_grace() -> None:
