@@ -27,7 +27,6 @@ PREPARED = ("sh", "-c", 'modprobe br_netfilter && exec "$@"', "sh")
 PYTEST = (*PREPARED, "python3", "-m", "pytest", *PLUGINS, TEST_LIMIT, f"--junitxml={JUNIT}")
 VOLUME = 1 << 17  # bytes: an eighth of what tests send where nothing is emulated (tests/volume.py)
 ENVIRONMENT = {
-    "PYTHONDONTWRITEBYTECODE": "1",
     "NETLAB_CONSOLE": "/dev/ttyS0",
     "NETLAB_TEST_VOLUME": str(VOLUME),
     "COLUMNS": "100",
