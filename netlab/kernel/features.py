@@ -221,7 +221,7 @@ _ROWS: dict[Kind, tuple[tuple[str, Probe, str, str], ...]] = {  # name, probe, n
         (
             "sctp",
             probes.unless_loading("sctp", probes.sctp),
-            "SCTP ports of Services and of the echo server",
+            "SCTP ports of Services and pods",
             f"{_module('sctp', 'CONFIG_IP_SCTP')}, as a `netlab vm` has",
         ),
     ),

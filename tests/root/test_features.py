@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from netlab import names
+from netlab.cli import doctor as command
+from netlab.doctor import NOT_THE_KERNELS, compare, judge
 from netlab.errors import NotSupported
 from netlab.kernel import features, netns
 from netlab.kernel.features import Kind
@@ -132,3 +135,15 @@ def test_require_without_privilege_says_so(user: User) -> None:
     code = "from netlab.kernel import features\ntry: features.require('veth', 'x')\nexcept Exception as exc: print(exc)"
     out, err = user.start("-c", code).communicate(timeout=60)
     assert "make network namespaces" in out, err
+
+
+def test_each_one_has_room_beside_a_guests(capsys: pytest.CaptureFixture[str]) -> None:
+    """`doctor --vm` says what a feature that only the guest has is good for."""
+    found = features.probe(set(Kind).difference(NOT_THE_KERNELS))
+    here, guest = (
+        judge([replace(one, available=has) for one in found], rootless=False, untried="") for has in (False, True)
+    )
+    command._print_both(compare(here, guest), "6.1", "6.1")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > len(found)
+    assert max(map(len, lines)) <= 80
