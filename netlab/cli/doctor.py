@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -76,9 +77,12 @@ def _print_both(rows: Sequence[Row], here: str, guest: str) -> None:
     for kind, group in groupby(rows, key=lambda row: row.kind):
         click.echo(kind.value)
         for row in group:
-            words = f"{mark(row.here):<7}  {mark(row.guest):<7}"
-            remark = f"  {row.here.needed_by}" if row.guest.available and not row.here.available else ""
-            click.echo(f"  {row.name:<{NAME_WIDTH - 2}}  {words}{remark}".rstrip())
+            front = f"  {row.name:<{NAME_WIDTH - 2}}  {mark(row.here):<7}  {mark(row.guest):<7}  "
+            remark = row.here.needed_by if row.guest.available and not row.here.available else ""
+            first, *rest = textwrap.wrap(remark, PIPE_WIDTH - len(front)) or [""]
+            click.echo((front + first).rstrip())
+            for line in rest:
+                click.echo(" " * len(front) + line)
     click.echo("\nTo use what only the VMs have: netlab vm up; netlab vm exec 1 -- netlab up FILE")
 
 
