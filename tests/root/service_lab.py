@@ -17,7 +17,7 @@ from netlab.lab import Lab
 from netlab.topology.pod import Pod, Workload
 from netlab.topology.service import EndpointSlice, Protocol, Service
 
-REFUSED, DROPPED = "refused", "dropped"
+REFUSED, DROPPED, CLOSED = "refused", "dropped", "closed without a word"
 TCP, UDP, SCTP = Protocol.TCP, Protocol.UDP, Protocol.SCTP
 PATIENCE = 5.0  # seconds for an answer that is expected
 SILENCE = 0.4  # seconds after which none comes: a dropped packet is not seen otherwise
@@ -85,7 +85,7 @@ class ServiceLab:
     def ask(
         self, member: str, address: str, port: int = 80, protocol: Protocol = TCP, *, patience: float = PATIENCE
     ) -> Reply | str:
-        """Ask who is there from a pod, node or machine: the reply, REFUSED or DROPPED."""
+        """Ask who is there from a pod, node or machine: the reply, REFUSED, DROPPED or CLOSED."""
         return netns.call(self.lab.netns(member), _ask, address, port, protocol, patience)
 
     def ask_often(
@@ -118,6 +118,8 @@ def _ask(address: str, port: int, protocol: Protocol, patience: float) -> Reply 
             return REFUSED
         except TimeoutError:
             return DROPPED
+    if not said:
+        return CLOSED
     found = json.loads(said[said.index(b"{") :].splitlines()[0] if protocol is UDP else said[said.index(b"{") :])
     return Reply(found["pod"], found["client"])
 
