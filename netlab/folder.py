@@ -21,7 +21,7 @@ from pathlib import Path
 
 from netlab import names, paths
 from netlab.codec import from_json, to_json
-from netlab.errors import Busy, StoreError
+from netlab.errors import Busy, NetlabError, StoreError
 from netlab.store.local import LocalStore, write_json
 from netlab.topology.model import Topology
 
@@ -58,6 +58,21 @@ class LabFolder:
             return Record(from_json(Topology, found["topology"]), found["source"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+
+    def read_record(self) -> Record:
+        """Return what is recorded. Raises NetlabError where `find_record` has nothing."""
+        record = self.find_record()
+        if record is None:
+            raise self._lost()
+        return record
+
+    def require(self) -> None:
+        """Raise NetlabError when there is no folder; `lock` would make it."""
+        if not self.path.exists():
+            raise self._lost()
+
+    def _lost(self) -> NetlabError:
+        return NetlabError(f"the folder of lab {self.lab} is lost", "`netlab up FILE` puts it back")
 
     def write_record(self, record: Record) -> None:
         """Record what is about to be brought up."""

@@ -59,7 +59,13 @@ def rules_command(service: str, namespace: str, node: str | None, lab: str | Non
 
 
 @svc_command.command("explain")
-@click.option("--from", "sender", metavar="MEMBER", shell_complete=complete_member, help="Whose packets: a pod, ...")
+@click.option(
+    "--from",
+    "sender",
+    metavar="MEMBER",
+    shell_complete=complete_member,
+    help="A pod's, node's or machine's packets only.",
+)
 @_shared_options
 def explain_command(
     service: str, namespace: str, node: str | None, lab: str | None, output: str, sender: str | None

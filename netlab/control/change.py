@@ -6,7 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from netlab import names
-from netlab.errors import NetlabError
 from netlab.folder import LabFolder
 from netlab.kernel import netns
 from netlab.kernel.linux import LinuxKernel
@@ -23,12 +22,9 @@ def change_pods(lab: str, add: Collection[Pod] = (), remove: Collection[str] = (
     Raises NetlabError; what was done stays, and the same call again finishes it.
     """
     folder = LabFolder(lab)
-    if not folder.path.exists():  # a lock would make it
-        raise _lost(lab)
+    folder.require()
     with folder.lock(wait):
-        record = folder.find_record()
-        if record is None:
-            raise _lost(lab)
+        record = folder.read_record()
         held = folder.store.read()
         changed = {*remove, *(pod.name for pod in add)}
         kept = (pod for pod in record.topology.pods if pod.name not in changed)
@@ -79,7 +75,3 @@ def _converge(lab: Lab, kernel: LinuxKernel, share: Share) -> None:
         return share.of(kernel.observe(lab.name, share.wanted, {*share.namespaces, *share.nodes}).objects)
 
     lab.converge(kernel, observe, share.wanted)
-
-
-def _lost(lab: str) -> NetlabError:
-    return NetlabError(f"the folder of lab {lab} is lost", "`netlab up FILE` puts it back")

@@ -14,7 +14,6 @@ from netlab.controllers.backends import Backend, dns_service, service_ports
 from netlab.controllers.endpoints import Endpoints
 from netlab.controllers.state import Key, PodState
 from netlab.dns.records import Service as Record
-from netlab.errors import NetlabError
 from netlab.folder import LabFolder
 from netlab.kernel import netns
 from netlab.proxy.proxier import NodeTarget, Options
@@ -65,10 +64,7 @@ class Registry:
         return {member: _inode(names.netns(self.topology.name, member)) for member in members}
 
     def _read(self) -> tuple[Topology, Snapshot]:
-        record = self._folder.find_record()
-        if record is None:
-            raise NetlabError(f"the folder of lab {self._folder.lab} is lost", "`netlab up FILE` puts it back")
-        return record.topology, self._folder.store.read()
+        return self._folder.read_record().topology, self._folder.store.read()
 
     def _take_services(self, declared: Mapping[Key, Service]) -> None:
         """Take in Services that are new or have changed."""
