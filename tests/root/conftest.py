@@ -79,16 +79,26 @@ def processes_of(state: Path) -> set[str]:
 @pytest.fixture(scope="session")
 def ipip() -> None:
     """Skip where the kernel has no ipip; else load it before anything is compared: that adds tunl0 to the host."""
-    try:
-        features.require("ipip", "this test")
-    except NotSupported:
-        pytest.skip("this kernel has no ipip; the VM tier runs it")
+    _skip_without("ipip")
 
     def load() -> None:
         with IPRoute() as ipr:
             ipr.link("add", ifname="probe0", kind="ipip", ipip_local="10.0.0.1")
 
     netns.call_anonymous(load)
+
+
+@pytest.fixture(scope="session")
+def sctp() -> None:
+    """Skip where the kernel has no SCTP; elsewhere the first socket loads it."""
+    _skip_without("sctp")
+
+
+def _skip_without(feature: str) -> None:
+    try:
+        features.require(feature, "this test")
+    except NotSupported:
+        pytest.skip(f"this kernel has no {feature}; the VM tier runs it")
 
 
 @pytest.fixture(scope="session")

@@ -34,15 +34,26 @@ def room(name: str) -> Iterator[str]:
 
 @contextmanager
 def program(
-    name: str, module: str, *words: str, environment: Mapping[str, str] | None = None, lean: bool = False
+    name: str,
+    module: str,
+    *words: str,
+    environment: Mapping[str, str] | None = None,
+    lean: bool = False,
+    before: Callable[[], None] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run one of netlab's modules inside a namespace; `lean` without site-packages, as far as it goes."""
+    """Run one of netlab's modules inside a namespace; `lean` without site-packages, as far as it goes.
+
+    `before` is called in the new process first.
+    """
     argv = [sys.executable, *(["-S"] if lean else []), "-P", "-m", module, *words]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("NETLAB_")}
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            argv, env={**inherited, "PYTHONPATH": PACKAGES, **(environment or {})}, stderr=subprocess.PIPE
+            argv,
+            env={**inherited, "PYTHONPATH": PACKAGES, **(environment or {})},
+            stderr=subprocess.PIPE,
+            preexec_fn=before,  # noqa: PLW1509
         )
 
     process = netns.call(name, start)

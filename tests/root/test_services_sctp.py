@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from netlab.errors import NotSupported
-from netlab.kernel import features, netns
+from netlab.kernel import netns
 from netlab.topology.pod import Container, ContainerPort, Pod
 from netlab.topology.service import Policy, Port, Service, ServiceType
+from tests.root.refusals import NO_SCTP, refusing
 from tests.root.service_lab import DROPPED, REFUSED, SCTP, SILENCE, TCP, Reply, ServiceLab, running
 from tests.root.serving import PATIENCE, V4, V6, connect, program, read_all, room
 from tests.waiting import until
@@ -63,16 +63,8 @@ spec:
     metadata: {labels: {app: web}}
     spec: {containers: [{name: echo, image: nginx, ports: [{containerPort: 80, protocol: SCTP}]}]}
 """
+REFUSED_HERE = refusing(NO_SCTP)
 BRIDGE, TUNNEL = "10.244.1.1", "10.244.1.0"  # n1's cni0 and flannel.1
-
-
-@pytest.fixture(scope="session")
-def sctp() -> None:
-    """Skip where the kernel has no SCTP; elsewhere the first socket loads it."""
-    try:
-        features.require("sctp", "this test")
-    except NotSupported:
-        pytest.skip("this kernel has no sctp; the VM tier runs it")
 
 
 @pytest.fixture(scope="module", params=["iptables", "nftables", "ipvs"])
@@ -145,25 +137,18 @@ def _masqueraded() -> set[Reply | str]:
 # --- where it has none -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def no_sctp() -> None:
-    """Skip where the kernel has SCTP."""
-    try:
-        features.require("sctp", "this test")
-    except NotSupported:
-        return
-    pytest.skip("this kernel has sctp")
-
-
-@pytest.mark.usefixtures("no_sctp")
 def test_without_sctp_the_echo_server_serves_its_other_ports() -> None:
-    with room(ROOM), program(ROOM, "netlab.echo", "--port", "80/SCTP", "--port", "80/TCP", lean=True) as process:
+    with (
+        room(ROOM),
+        program(
+            ROOM, "netlab.echo", "--port", "80/SCTP", "--port", "80/TCP", lean=True, before=REFUSED_HERE
+        ) as process,
+    ):
         connect(ROOM, 80).close()
         assert process.stderr is not None
         assert process.stderr.readline().startswith(b"echo: cannot listen on port 80/SCTP: Protocol not supported")
 
 
-@pytest.mark.usefixtures("no_sctp")
 def test_without_sctp_up_and_apply_say_so_once(tmp_path: Path) -> None:
     declared = TOPOLOGY.format(mode="iptables") + DECLARED
     (tmp_path / "topology.yaml").write_text(f"name: nosctp\n{declared}")
@@ -181,6 +166,13 @@ def test_without_sctp_up_and_apply_say_so_once(tmp_path: Path) -> None:
 
 
 def netlab(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a folder."""
+    """Run the command in a folder, on a kernel without SCTP."""
     argv = [sys.executable, "-m", "netlab", *words]
-    return subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        argv,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=REFUSED_HERE,
+    )

@@ -1,19 +1,14 @@
 """A kernel that lacks something: the forwarder says what, and carries everything all the same.
 
-The kernel here has it all, so a seccomp filter answers as one without would: seccomp(2), filter mode.
+The kernel here has it all, so a seccomp filter answers as one without would (refusals.py).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import platform
 import random
-import struct
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -21,6 +16,7 @@ from netlab.kernel import tun
 from netlab.kernel.feature_probes import BPF_SYSCALL
 from netlab.tunnel.offloads import SOL_UDP, UDP_GRO, UDP_SEGMENT
 from tests.root.forwarders import KERNEL
+from tests.root.refusals import MACHINE, Refusal, refusing
 from tests.root.tunnel_traffic import at_once, datagrams, errors, may_be_fragmented, pieces, train, transfer
 from tests.root.tunnel_wire import PODS, PODS_V6, Process, config_of, forwarders, network
 from tests.volume import VOLUME
@@ -29,64 +25,11 @@ pytestmark = pytest.mark.root
 
 SETSOCKOPT = {"x86_64": 54, "aarch64": 208}
 IOCTL = {"x86_64": 16, "aarch64": 29}
-MACHINE = platform.machine()
-
-
-# --- the filter ------------------------------------------------------------------------------------------------------
-
-
-class Refusal(NamedTuple):
-    """A system call, what its arguments (by number) must be or must have bits of, and the errno that it gets."""
-
-    call: int
-    error: int
-    equal: dict[int, int]
-    bits: dict[int, int] = {}  # noqa: RUF012
-
-
 NO_GRO = Refusal(SETSOCKOPT[MACHINE], errno.ENOPROTOOPT, {1: SOL_UDP, 2: UDP_GRO})
 NO_SEGMENT = Refusal(SETSOCKOPT[MACHINE], errno.ENOPROTOOPT, {1: SOL_UDP, 2: UDP_SEGMENT})
 NO_USO = Refusal(IOCTL[MACHINE], errno.EINVAL, {1: tun.TUNSETOFFLOAD}, {2: tun.USO})
 NO_BPF = Refusal(BPF_SYSCALL[MACHINE], errno.EPERM, {})
 OLD_BPF = Refusal(BPF_SYSCALL[MACHINE], errno.ENOSYS, {})
-
-# linux/filter.h, linux/seccomp.h, linux/prctl.h
-LOAD, IF_EQUAL, IF_BITS, RETURN = 0x20, 0x15, 0x45, 0x06
-ALLOW, ERRNO = 0x7FFF0000, 0x00050000
-PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_NO_NEW_PRIVS = 22, 2, 38
-NUMBER, ARGUMENTS = 0, 16  # offsets in struct seccomp_data
-
-
-def refusing(*refusals: Refusal) -> Callable[[], None]:
-    """Return what a new process calls to have a kernel that refuses this, for good and for all that it starts."""
-    instructions = b"".join(_block(refusal) for refusal in refusals) + _instruction(RETURN, ALLOW)
-    code = ctypes.create_string_buffer(instructions)
-    program = ctypes.create_string_buffer(struct.pack("HP", len(instructions) // 8, ctypes.addressof(code)))
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def install() -> None:
-        assert code  # the program points at it
-        for arguments in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program)):
-            if libc.prctl(*arguments) < 0:
-                raise OSError(ctypes.get_errno(), "prctl")
-
-    return install
-
-
-def _block(refusal: Refusal) -> bytes:
-    """Compare one thing after another, and jump behind the block where one is not as it must be."""
-    tests = [(NUMBER, IF_EQUAL, refusal.call)]
-    tests += [(ARGUMENTS + 8 * number, IF_EQUAL, value) for number, value in refusal.equal.items()]
-    tests += [(ARGUMENTS + 8 * number, IF_BITS, value) for number, value in refusal.bits.items()]
-    found = b""
-    for number, (offset, comparison, value) in enumerate(tests, 1):
-        behind = 2 * (len(tests) - number) + 1
-        found += _instruction(LOAD, offset) + _instruction(comparison, value, otherwise=behind)
-    return found + _instruction(RETURN, ERRNO | refusal.error)
-
-
-def _instruction(code: int, operand: int, *, otherwise: int = 0) -> bytes:
-    return struct.pack("=HBBI", code, 0, otherwise, operand)
 
 
 # --- what is said, and what is carried --------------------------------------------------------------------------------
