@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from netlab.control.prober import Prober, Target
+from netlab.control.prober import Prober, Target, until_it_listens
 from netlab.controllers.state import PodState
 from netlab.supervisor.decide import Phase
 from netlab.supervisor.spec import Files, Key, Status, read_report
@@ -85,6 +85,16 @@ class Kubelet:
             return False
         return self._prober.is_ready((pod.name, container.name))
 
+    def is_starting(self) -> bool:
+        """Say whether a server of netlab's own is about to be ready for the first time, or not to be."""
+        return any(self._is_starting(pod, container) for pod in self._pods.values() for container in pod.containers)
+
+    def _is_starting(self, pod: Pod, container: Container) -> bool:
+        status = self._statuses.get((pod.name, container.name))
+        if status is None:
+            return until_it_listens(container) is not None
+        return status.phase == Phase.RUNNING and self._prober.is_starting(status.spec.key)
+
     async def _look(self) -> None:
         """Read the status file whenever it has changed."""
         while True:
@@ -117,6 +127,6 @@ class Kubelet:
                     continue
                 addresses = self._addresses.get(pod.name, ())
                 target = Target(pod, container, addresses, (status.pid, status.started))
-                if target.probe:
+                if target.start or container.readiness:
                     wanted[pod.name, container.name] = target
         self._prober.want(wanted)

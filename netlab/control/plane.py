@@ -34,8 +34,9 @@ from netlab.topology.pod import SYSTEM, Pod
 from netlab.topology.service import Policy
 
 LOOK = 1.0  # seconds between two looks at namespaces
-FIRST = 1.0  # seconds that a new node's rules wait for cluster DNS at most, to be written once and not twice
-SETTLE = 10.0  # seconds that `netlab up` waits for it at most
+FIRST = 1.0  # seconds that a new node's rules wait for what starts at most, to be written once and not twice
+START = 3.0  # seconds that `netlab up` waits for netlab's own servers at most
+SETTLE = 10.0  # and for cluster DNS
 
 Say = Callable[[str], None]
 
@@ -70,7 +71,7 @@ class Plane:
         async with self._reloading:
             self.registry.reload()
             self._take_pods()
-            await self._await_dns(FIRST)
+            await self._await(self._is_up, FIRST)
             await self.next_turn(SETTLE)
             await self.proxies.want(self.registry.targets())
         nodes = {node.name for node in self.registry.topology.cluster_nodes}
@@ -206,8 +207,9 @@ class Plane:
     # --- waiting -----------------------------------------------------------------------------------------------------
 
     async def settle(self) -> None:
-        """Wait until everything known by now is written on every node, and cluster DNS is ready (or takes too long)."""
-        await self._await_dns(SETTLE)
+        """Wait until everything known by now is written on every node, and what starts has (or takes too long)."""
+        await self._await(self._is_up, START)
+        await self._await(self._has_dns, SETTLE)
         await self.settled()
 
     async def settled(self) -> None:
@@ -224,11 +226,14 @@ class Plane:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._turned.wait_for(lambda: self._turns > before), timeout)
 
-    async def _await_dns(self, timeout: float) -> None:
-        """Wait until cluster DNS is ready, at most so many seconds."""
+    async def _await(self, condition: Callable[[], bool], timeout: float) -> None:
+        """Wait until something has come true, at most so many seconds."""
         deadline = time.monotonic() + timeout
-        while not self._has_dns() and (left := deadline - time.monotonic()) > 0:
+        while not condition() and (left := deadline - time.monotonic()) > 0:
             await self.next_turn(left, wake=False)
+
+    def _is_up(self) -> bool:
+        return self._has_dns() and not self.kubelet.is_starting()
 
     def _has_dns(self) -> bool:
         return all(state.ready for state in self.kubelet.pods() if state.pod.owner == SYSTEM)

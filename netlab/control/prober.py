@@ -30,9 +30,9 @@ class Target:
     life: tuple[int, int]
 
     @property
-    def probe(self) -> Probe | None:
-        """Return its readiness probe; netlab's own servers have one until they listen."""
-        return self.container.readiness or _until_it_listens(self.container)
+    def start(self) -> Probe | None:
+        """Return the probe that a server of netlab's own passes once, before any other: it listens."""
+        return until_it_listens(self.container)
 
 
 class Prober:
@@ -44,48 +44,71 @@ class Prober:
         self._wake = wake
         self._tasks: dict[Key, tuple[Target, asyncio.Task[None]]] = {}
         self._states: dict[Key, ProbeState] = {}
+        self._last: dict[Key, Outcome] = {}
+        self._starting: set[Key] = set()
 
     def want(self, targets: Mapping[Key, Target]) -> None:
         """Probe these containers, and no others; one that was started again begins anew."""
         for key in [key for key, (target, _) in self._tasks.items() if targets.get(key) != target]:
             self._tasks.pop(key)[1].cancel()
             self._states.pop(key, None)
+            self._last.pop(key, None)
+            self._starting.discard(key)
         for key, target in targets.items():
             if key not in self._tasks:
+                self._starting |= {key} if target.start else set()
                 self._tasks[key] = target, asyncio.create_task(self._probe(key, target))
 
     def is_ready(self, key: Key) -> bool:
-        """Say whether a container's probe has come to ready; one without a probe is."""
+        """Say whether a container listens and its probe has come to ready, as far as it has these."""
         if key not in self._tasks:
             return True
         state = self._states.get(key)
-        return state is not None and state.is_ready
+        listens = key not in self._starting
+        return state.is_ready if state else listens and self._tasks[key][0].container.readiness is None
+
+    def is_starting(self, key: Key) -> bool:
+        """Say whether a server of netlab's own does not listen yet, or a probe that is due then has not ended."""
+        return key in self._starting
 
     def reason(self, key: Key) -> str:
         """Return why a container's last probe failed; empty when it did not."""
-        state = self._states.get(key)
-        return state.last.reason if state and state.last and not state.last.ok else ""
+        last = self._last.get(key)
+        return last.reason if last and not last.ok else ""
 
     def close(self) -> None:
         """End every probe."""
         self.want({})
 
     async def _probe(self, key: Key, target: Target) -> None:
-        probe = target.probe
-        assert probe is not None, "only containers with a probe are probed"
-        state = self._states[key] = ProbeState.started(probe, time.monotonic())
+        begin = time.monotonic()
+        while target.start and not (await self._outcome(key, target, target.start)).ok:
+            await asyncio.sleep(START_PERIOD)
+        if (probe := target.container.readiness) is None:
+            self._end_start(key)
+            return
+        state = self._states[key] = ProbeState.started(probe, begin)
+        if not state.is_due(time.monotonic()):
+            self._end_start(key)
         while True:
             await asyncio.sleep(max(0.0, state.next_due - time.monotonic()))
-            try:
-                outcome = await self._ask(target, probe)
-            except NetlabError as exc:  # the namespace is on its way out
-                outcome = Outcome(False, str(exc))
             was_ready = state.is_ready
-            state = self._states[key] = state.after(outcome, time.monotonic())
+            state = self._states[key] = state.after(await self._outcome(key, target, probe), time.monotonic())
+            self._end_start(key)
             if state.is_ready != was_ready:
                 self._wake()
-            if state.is_ready and target.container.readiness is None:
-                return
+
+    def _end_start(self, key: Key) -> None:
+        if key in self._starting:
+            self._starting.remove(key)
+            self._wake()
+
+    async def _outcome(self, key: Key, target: Target, probe: Probe) -> Outcome:
+        try:
+            self._last[key] = await self._ask(target, probe)
+        except NetlabError as exc:  # the namespace is on its way out
+            self._last[key] = Outcome(False, str(exc))
+        return self._last[key]
 
     async def _ask(self, target: Target, probe: Probe) -> Outcome:
         if probe.command:
@@ -100,11 +123,11 @@ class Prober:
         return await ask.tcp(node, address, port_number(target.container, probe.tcp_port), probe.timeout)
 
 
-def _until_it_listens(container: Container) -> Probe | None:
+def until_it_listens(container: Container) -> Probe | None:
     """Return what tells when a server of netlab's own is there; None for another program, or one without TCP."""
     is_ours = not container.command or container.command[0].startswith("netlab-")
     port = next((str(found.port) for found in container.ports if found.protocol is Protocol.TCP), "")
-    return Probe(tcp_port=port, period=START_PERIOD) if is_ours and port else None
+    return Probe(tcp_port=port) if is_ours and port else None
 
 
 def port_number(container: Container, port: str) -> int:

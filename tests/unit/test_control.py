@@ -10,7 +10,7 @@ import pytest
 
 from netlab.control.balancer import wanted_routes
 from netlab.control.objects import Journal
-from netlab.control.prober import START_PERIOD, Target, port_number
+from netlab.control.prober import port_number, until_it_listens
 from netlab.control.resources import Reference, Resource, parse
 from netlab.controllers.allocate import Allocation
 from netlab.errors import UsageError
@@ -105,14 +105,9 @@ def test_next_hops_are_the_nodes_of_a_machines_own_segments() -> None:
 def test_only_servers_of_netlabs_own_are_probed_unasked() -> None:
     ports = (ContainerPort(53, "dns", Protocol.UDP), ContainerPort(80, "http"))
 
-    def target(container: Container) -> Probe | None:
-        return Target(Pod("p", "n1"), container, (), (1, 1)).probe
-
-    assert target(Container("echo", ports=ports)) == Probe(tcp_port="80", period=START_PERIOD)
-    assert target(Container("echo", ports=ports[:1])) is None
-    assert target(Container("other", ("sleep", "1"), ports=ports)) is None
-    asked = Probe(tcp_port="http")
-    assert target(Container("echo", ports=ports, readiness=asked)) == asked
+    assert until_it_listens(Container("echo", ports=ports)) == Probe(tcp_port="80")
+    assert until_it_listens(Container("echo", ports=ports[:1])) is None
+    assert until_it_listens(Container("other", ("sleep", "1"), ports=ports)) is None
     assert port_number(Container("echo", ports=ports), "http") == 80
     assert port_number(Container("echo", ports=ports), "8080") == 8080
 
