@@ -122,6 +122,7 @@ class Helper(IntEnum):
     """Functions of the kernel that a program may call: BPF_FUNC_* in linux/bpf.h, described in bpf-helpers(7)."""
 
     MAP_LOOKUP_ELEM = 1
+    MAP_UPDATE_ELEM = 2
     KTIME_GET_NS = 5
     SKB_STORE_BYTES = 9
     REDIRECT = 23

@@ -1,9 +1,9 @@
 """Programs and maps in the kernel, by bpf(2) and nothing else: no compiler, no libbpf, no tc.
 
 Read in order: `Map` (what programs and Python share), `load` (the verifier's check), `attach_tcx` (where packets meet a
-program), `run` (a program on bytes, for tests). Everything is a file descriptor: the kernel keeps a program or map
-while a descriptor or another of them holds it, and a link detaches when its descriptor is closed. When the process
-dies, all of it is gone.
+program), `attach_raw_tracepoint` (where the kernel does), `run` (a program on bytes, for tests). Everything is a file
+descriptor: the kernel keeps a program or map while a descriptor or another of them holds it, and a link detaches when
+its descriptor is closed. When the process dies, all of it is gone.
 
 Source: linux/bpf.h (`union bpf_attr`; every structure here is a prefix of it) and bpf(2).
 """
@@ -42,6 +42,7 @@ class Command(IntEnum):
     MAP_GET_NEXT_KEY = 4
     PROG_LOAD = 5
     PROG_TEST_RUN = 10
+    RAW_TRACEPOINT_OPEN = 17
     LINK_CREATE = 28
 
 
@@ -52,6 +53,7 @@ class MapType(IntEnum):
     ARRAY = 2
     PERCPU_ARRAY = 6
     LPM_TRIE = 11
+    RINGBUF = 27
 
 
 class ProgramType(IntEnum):
@@ -94,11 +96,14 @@ def _buffer(content: bytes) -> tuple[Buffer, int]:
 class Map:
     """A table that programs and Python share. Keys and values are bytes of fixed sizes.
 
-    In a map of kind PERCPU_ARRAY a value is read as those of all possible CPUs, one behind the other.
+    In a map of kind PERCPU_ARRAY a value is read as those of all possible CPUs, one behind the other. A hash that
+    programs at tracepoints change is `preallocated`: before Linux 6.1 they may not take memory.
     """
 
-    def __init__(self, name: str, kind: MapType, *, key_size: int, value_size: int, entries: int) -> None:
-        flags = NO_PREALLOC if kind in (MapType.HASH, MapType.LPM_TRIE) else 0
+    def __init__(
+        self, name: str, kind: MapType, *, key_size: int, value_size: int, entries: int, preallocated: bool = False
+    ) -> None:
+        flags = NO_PREALLOC if kind in (MapType.HASH, MapType.LPM_TRIE) and not preallocated else 0
         head = struct.pack("=7I", kind, key_size, value_size, entries, flags, 0, 0)
         try:
             self.fd = bpf(Command.MAP_CREATE, head + name.encode()[:NAME_LENGTH].ljust(16, b"\0"))
@@ -220,6 +225,20 @@ def attach_tcx(program: int, ifindex: int, hook: TcxHook) -> int:
         return bpf(Command.LINK_CREATE, struct.pack("=IIII", program, ifindex, hook, 0))
     except OSError as exc:
         raise KernelError(exc.errno, f"attach a BPF program at tcx {hook.name.lower()}") from exc
+
+
+def attach_raw_tracepoint(program: int, name: str) -> int:
+    """Have a program run at a tracepoint, for all namespaces; return the descriptor that holds it. Raises KernelError.
+
+    The tracepoint's name is the last part of events/GROUP/NAME in tracefs.
+    """
+    kept, address = _buffer(name.encode() + b"\0")
+    try:
+        return bpf(Command.RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", address, program))
+    except OSError as exc:
+        raise KernelError(exc.errno, f"attach a BPF program at tracepoint {name}") from exc
+    finally:
+        del kept
 
 
 class Answer(NamedTuple):

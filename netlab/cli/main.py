@@ -22,6 +22,7 @@ COMMANDS = {
     "shell": ("run", "Open a shell in a pod, node or router."),
     "logs": ("logs", "Show what a pod's containers have written."),
     "address": ("address", "Print the address of a pod, node or router."),
+    "trace": ("trace", "Send a probe, show its way hop by hop, and why it went so."),
     "capture": ("capture", "Show the frames that cross an interface."),
     "check": ("check", "Test who reaches whom."),
     "svc": ("svc", "A Service's rules on a node: with counters, and in words."),

@@ -89,7 +89,7 @@ def _view(reference: str | None, service: str, namespace: str, node: str | None,
 
     join()
     lab = find_lab(reference)
-    known = _known(lab, service, namespace)
+    known = find_known(lab, service, namespace)
     question = ask(lab.topology, lab.snapshot, service, namespace, node=node, sender=sender, known=known)
     _require_up(lab, question.node)
     reading = read(
@@ -101,7 +101,7 @@ def _view(reference: str | None, service: str, namespace: str, node: str | None,
     return view(question, reading)
 
 
-def _known(lab: Lab, service: str, namespace: str) -> Known:
+def find_known(lab: Lab, service: str, namespace: str) -> Known:
     """Return what the control plane knows of a Service, or, when it does not answer, what the topology says."""
     from netlab.codec import from_json
     from netlab.control import protocol

@@ -9,6 +9,7 @@ for an acknowledgement; errors come back for any, with the kernel's own sentence
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -138,6 +139,21 @@ class Socket:
                     yield Failure(sequence - first, code, _reason(buffer, flags, start, end))
                 if sequence == self._sequence:
                     return
+
+    def get(self, message: Message) -> tuple[int, bytes, int, int]:
+        """Ask for one entry; return (message type, buffer, body start, body end). Raises OSError."""
+        self._sequence += 1
+        header = _HEADER.pack(16 + len(message.body), message.type, message.flags | NLM_F_REQUEST, self._sequence, 0)
+        self._socket.send(header + message.body)
+        while True:
+            buffer = self._socket.recv(RECEIVE_BYTES)
+            for kind, _, sequence, start, end in messages(buffer):
+                if sequence != self._sequence:
+                    continue
+                if kind == NLMSG_ERROR:
+                    code = -int.from_bytes(buffer[start : start + 4], "little", signed=True)
+                    raise OSError(code, os.strerror(code))
+                return kind, buffer, start, end
 
     def dump(self, message: Message) -> Iterator[tuple[int, bytes, int, int]]:
         """Ask for a listing; yield (message type, buffer, body start, body end) for each entry. Raises OSError."""

@@ -1,0 +1,105 @@
+"""`netlab trace`: one packet through a lab, hop by hop, and why it went so."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import click
+
+from netlab.cli.common import complete_member, find_lab, join, output_option, print_json
+
+if TYPE_CHECKING:
+    from netlab.lab import Lab
+    from netlab.service.known import Known
+    from netlab.trace.question import Options, Question
+
+STYLES = {
+    "title": {"bold": True},
+    "way": {"underline": True},
+    "member": {"bold": True, "fg": "cyan"},
+    "device": {"fg": "cyan"},
+    "event": {"fg": "blue"},
+    "change": {"fg": "yellow"},
+    "cause": {},
+    "good": {"fg": "green", "bold": True},
+    "bad": {"fg": "red", "bold": True},
+    "aside": {"dim": True},
+}
+
+
+@click.command("trace", context_settings={"max_content_width": 100})
+@click.option("-l", "--lab", help="The lab, where there are several.")
+@click.option("--tcp", "protocol", flag_value="tcp", help="Connect by TCP.")
+@click.option("--udp", "protocol", flag_value="udp", help="Send a UDP datagram.")
+@click.option("--icmp", "protocol", flag_value="icmp", help="Send an echo request: the default without a port.")
+@click.option("-4", "version", flag_value=4, type=int, help="By IPv4.")
+@click.option("-6", "version", flag_value=6, type=int, help="By IPv6.")
+@click.option("--size", type=click.IntRange(44, 65535), help="Bytes of the IP packet.")
+@click.option("--df", is_flag=True, help="Do not fragment.")
+@click.option("--ttl", type=click.IntRange(1, 255), help="Time to live.")
+@click.option("--wait", default=1.0, show_default=True, help="Seconds to wait for an answer.")
+@click.option("--reply", is_flag=True, help="Show the answer's way back too.")
+@output_option
+@click.argument("src", metavar="SRC", shell_complete=complete_member)
+@click.argument("dst", metavar="DST", shell_complete=complete_member)
+def trace_command(
+    lab: str | None,
+    protocol: str | None,
+    version: int | None,
+    size: int | None,
+    df: bool,
+    ttl: int | None,
+    wait: float,
+    reply: bool,
+    output: str,
+    src: str,
+    dst: str,
+) -> None:
+    """Send a probe from SRC to DST and show where it came by, how it was changed there, and why.
+
+    SRC is a pod, node or machine. DST is one too, `pod/web-1:8080` with a port, a Service (`svc/web:80`), a NodePort
+    (`node/n1:30080`) or an address.
+    """
+    from netlab.trace.as_json import as_json
+    from netlab.trace.question import Options
+    from netlab.trace.run import trace
+    from netlab.trace.tree import tree
+
+    join()
+    found = find_lab(lab)
+    question = _question(found, (src, dst), protocol, version, Options(size, df, ttl, wait))
+    result = trace(found, question)
+    if output == "json":
+        print_json(as_json(result))
+        return
+    for line in tree(result, width=shutil.get_terminal_size().columns, both_ways=reply, style=_style):
+        click.echo(line)
+
+
+def _question(
+    lab: Lab, words: tuple[str, str], protocol: str | None, version: int | None, options: Options
+) -> Question:
+    from netlab.trace.question import Protocol, ask
+
+    snapshot = lab.snapshot
+    return ask(
+        lab.topology,
+        snapshot,
+        words,
+        protocol=Protocol(protocol) if protocol else None,
+        version=version,
+        options=options,
+        find_service=lambda namespace, name: _known(lab, name, namespace),
+        find_addresses=lambda member: lab.addresses(member, snapshot),
+    )
+
+
+def _known(lab: Lab, service: str, namespace: str) -> Known:
+    from netlab.cli.svc import find_known
+
+    return find_known(lab, service, namespace)
+
+
+def _style(text: str, what: str) -> str:
+    return click.style(text, **STYLES[what])  # type: ignore[arg-type]

@@ -1,0 +1,173 @@
+"""What a namespace's tables say of one packet: the kernel itself looks it up, by rtnetlink (rtnetlink(7)).
+
+Nothing is changed. A route is asked for with RTM_F_FIB_MATCH: the answer is the table's entry, not what would be sent.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from ipaddress import ip_address, ip_network
+
+from netlab.kernel import netns
+from netlab.kernel.netlink import Message, Socket, attribute, attribute_u32, attributes, nested
+from netlab.kernel.rtnl import (
+    AF_BRIDGE,
+    DUMP_LINKS,
+    FAMILY,
+    IFF_UP,
+    IFINFO,
+    IFLA_ADDRESS,
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    IFLA_MASTER,
+    IFLA_MTU,
+    IFLA_VXLAN_ID,
+    NDA_DST,
+    NDA_LLADDR,
+    NDA_MASTER,
+    NDMSG,
+    NTF_SELF,
+    RTA_DST,
+    RTA_GATEWAY,
+    RTA_OIF,
+    RTA_TABLE,
+    RTM_GETNEIGH,
+    RTM_GETROUTE,
+    RTMSG,
+    RTNH_F_ONLINK,
+)
+from netlab.topology.addresses import Address
+from netlab.trace.tables import Device, FdbEntry, NeighborEntry, RouteEntry
+
+RTA_SRC, RTA_IIF, RTA_PREFSRC, RTA_MARK, RTA_MULTIPATH, RTA_VIA = 2, 3, 7, 16, 9, 18
+RTM_F_FIB_MATCH = 0x2000
+ROUTE_KINDS = {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast", 6: "blackhole", 7: "unreachable"}
+ROUTE_KINDS |= {8: "prohibit", 9: "throw"}
+NEIGHBOR_STATES = {1: "INCOMPLETE", 2: "REACHABLE", 4: "STALE", 8: "DELAY", 16: "PROBE", 32: "FAILED", 64: "NOARP"}
+NEIGHBOR_STATES |= {128: "PERMANENT"}
+NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
+RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, interface
+
+
+class KernelTables:
+    """The tables of a namespace. Its devices are read when it is made. Raises KernelError, OSError."""
+
+    def __init__(self, name: str) -> None:
+        self._socket = netns.call(name, Socket)
+        self._devices = {device.ifindex: device for device in self._read_devices()}
+        self._by_name = {device.name: device for device in self._devices.values()}
+
+    def device(self, name: str) -> Device | None:
+        """Return an interface."""
+        return self._by_name.get(name)
+
+    def route(self, dst: Address, src: Address | None, arrived_by: str, mark: int) -> RouteEntry | str:
+        """Return the entry that a packet meets, `arrived_by` "" for the namespace's own; or why there is none."""
+        bits = dst.max_prefixlen
+        with_source = src is not None and bool(arrived_by)
+        body = RTMSG.pack(FAMILY[dst.version], bits, bits if with_source else 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
+        body += attribute(RTA_DST, dst.packed)
+        if with_source and src:
+            body += attribute(RTA_SRC, src.packed)
+        if arrived_by:
+            body += attribute_u32(RTA_IIF, self._index(arrived_by))
+        if mark:
+            body += attribute_u32(RTA_MARK, mark)
+        try:
+            _, buffer, start, end = self._socket.get(Message(RTM_GETROUTE, 0, body))
+        except OSError as exc:
+            return os.strerror(exc.errno or 0)
+        return self._route(buffer, start, end, dst)
+
+    def _route(self, buffer: bytes, start: int, end: int, dst: Address) -> RouteEntry:
+        _, bits, _, _, table, protocol, _, kind, flags = RTMSG.unpack_from(buffer, start)
+        found = attributes(buffer, start + RTMSG.size, end)
+        if RTA_MULTIPATH in found and RTA_OIF not in found:
+            hop = found[RTA_MULTIPATH]
+            _, _, _, index = RTNEXTHOP.unpack_from(hop)
+            found |= {RTA_OIF: struct.pack("=i", index)} | nested(hop[RTNEXTHOP.size :])
+        via = found.get(RTA_GATEWAY) or (found[RTA_VIA][2:] if RTA_VIA in found else None)
+        network = ip_address(found.get(RTA_DST, bytes(len(dst.packed))))
+        return RouteEntry(
+            ROUTE_KINDS.get(kind, f"type {kind}"),
+            ip_network(f"{network}/{bits}"),
+            ip_address(via) if via else None,
+            self._name(found.get(RTA_OIF)),
+            int.from_bytes(found[RTA_TABLE], "little") if RTA_TABLE in found else table,
+            protocol,
+            ip_address(found[RTA_PREFSRC]) if RTA_PREFSRC in found else None,
+            bool(flags & RTNH_F_ONLINK),
+        )
+
+    def neighbor(self, address: Address, device: str) -> NeighborEntry | None:
+        """Return who is behind an address."""
+        body = NDMSG.pack(FAMILY[address.version], self._index(device), 0, 0, 0) + attribute(NDA_DST, address.packed)
+        try:
+            _, buffer, start, end = self._socket.get(Message(RTM_GETNEIGH, 0, body))
+        except OSError:
+            return None
+        state = NDMSG.unpack_from(buffer, start)[2]
+        mac = attributes(buffer, start + NDMSG.size, end).get(NDA_LLADDR, b"")
+        return NeighborEntry(address, mac.hex(":"), NEIGHBOR_STATES.get(state, f"state {state}"), device)
+
+    def fdb(self, mac: str, device: str) -> FdbEntry | None:
+        """Return the entry of a bridge or VXLAN device for a MAC."""
+        found = self.device(device)
+        is_bridge = found is not None and found.kind == "bridge"
+        index = self._index(device)
+        body = NDMSG.pack(AF_BRIDGE, 0 if is_bridge else index, 0, 0 if is_bridge else NTF_SELF, 0)
+        body += attribute(NDA_LLADDR, bytes.fromhex(mac.replace(":", "")))
+        body += attribute_u32(NDA_MASTER, index) if is_bridge else b""
+        try:
+            _, buffer, start, end = self._socket.get(Message(RTM_GETNEIGH, 0, body))
+        except OSError:
+            return None
+        _, index, state, _, _ = NDMSG.unpack_from(buffer, start)
+        remote = attributes(buffer, start + NDMSG.size, end).get(NDA_DST)
+        return FdbEntry(
+            mac,
+            self._devices[index].name if index in self._devices else "",
+            ip_address(remote) if remote else None,
+            is_local=is_bridge and bool(state & NUD_PERMANENT),
+            is_static=bool(state & (NUD_NOARP | NUD_PERMANENT)),
+        )
+
+    def close(self) -> None:
+        """Let go of the namespace."""
+        self._socket.close()
+
+    def _index(self, device: str) -> int:
+        found = self._by_name.get(device)
+        return found.ifindex if found else 0
+
+    def _name(self, index: bytes | None) -> str:
+        number = struct.unpack("=i", index)[0] if index else 0
+        return self._devices[number].name if number in self._devices else ""
+
+    def _read_devices(self) -> list[Device]:
+        links = []
+        for _, buffer, start, end in self._socket.dump(DUMP_LINKS):
+            _, _, index, flags, _ = IFINFO.unpack_from(buffer, start)
+            links.append((index, flags, attributes(buffer, start + IFINFO.size, end)))
+        names = {index: found[IFLA_IFNAME].rstrip(b"\0").decode() for index, _, found in links}
+        return [_device(index, flags, found, names) for index, flags, found in links]
+
+
+def _device(index: int, flags: int, found: dict[int, bytes], names: dict[int, str]) -> Device:
+    link = nested(found.get(IFLA_LINKINFO, b""))
+    kind = link.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
+    options = nested(link.get(IFLA_INFO_DATA, b""))
+    master = struct.unpack("=I", found[IFLA_MASTER])[0] if IFLA_MASTER in found else 0
+    return Device(
+        names[index],
+        index,
+        kind,
+        found.get(IFLA_ADDRESS, b"").hex(":"),
+        struct.unpack("=I", found[IFLA_MTU])[0],
+        bool(flags & IFF_UP),
+        names.get(master, ""),
+        struct.unpack("=I", options[IFLA_VXLAN_ID])[0] if kind == "vxlan" and IFLA_VXLAN_ID in options else 0,
+    )

@@ -1,0 +1,81 @@
+"""The rules that a packet met, each put where on its way it met them. Pure.
+
+A report names the devices: with one to go out by it belongs where the packet leaves by that, else where it came in. The
+packet is recognized by its IP header, which may be the outer or the inner one of what was seen there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from netlab.trace.headers import Ip
+from netlab.trace.hits import Hit, Section
+from netlab.trace.model import Cause, Event, Hop, Source, Topic, Way
+
+COMMENTS = (re.compile(r'-m comment --comment ("[^"]*"|\S+)'), re.compile(r'comment "([^"]*)"'))
+
+FindText = Callable[[str, Hit], str]  # by namespace
+
+
+def attach(ways: Iterable[Way], sections: Iterable[Section], find_text: FindText) -> tuple[Way, ...]:
+    """Return the ways with the rules among the causes of their hops. Reports about packets that nobody saw are left."""
+    ways = tuple(ways)
+    found: dict[tuple[int, int], list[Cause]] = defaultdict(list)
+    for section in sections:
+        place = next((place for place in _places(ways, section)), None)
+        if place is not None:
+            found[place] += [_cause(hit, find_text(section.namespace, hit)) for hit in section.hits]
+    return tuple(
+        replace(way, hops=tuple(_with(hop, found[number, step]) for step, hop in enumerate(way.hops)))
+        for number, way in enumerate(ways)
+    )
+
+
+def _with(hop: Hop, causes: Sequence[Cause]) -> Hop:
+    return replace(hop, causes=(*hop.causes, *causes)) if causes else hop
+
+
+def _places(ways: Sequence[Way], section: Section) -> Iterable[tuple[int, int]]:
+    """Yield where a section may belong, the best first."""
+    here = [
+        (number, step, hop)
+        for number, way in enumerate(ways)
+        for step, hop in enumerate(way.hops)
+        if hop.namespace == section.namespace and _is_of(section.first, hop)
+    ]
+    first = section.first
+    wanted = (Event.OUT, first.oif) if first.oif else (Event.IN, first.iif)
+    yield from ((number, step) for number, step, hop in here if (hop.event, hop.ifindex) == wanted)
+    yield from ((number, step) for number, step, hop in here if hop.event is Event.DROPPED)
+    yield from ((number, step) for number, step, hop in here if hop.event is not Event.OUT)
+
+
+def _is_of(hit: Hit, hop: Hop) -> bool:
+    """Say whether a report can be about the packet of a hop: NAT may have changed its source in between."""
+    for header in hop.headers:
+        if isinstance(header, Ip) and header.protocol == hit.protocol:
+            if header.version == 4 and header.ident == hit.ident:
+                return True
+            if header.version == 6:
+                return True
+    return False
+
+
+def _cause(hit: Hit, text: str) -> Cause:
+    where = f"{hit.table} {hit.chain}"
+    if hit.kind == "policy":
+        return Cause(Topic.RULE, f"{where}: policy {hit.verdict}", source=Source.SEEN)
+    said, comment = without_comment(text or f"rule {hit.handle or hit.number}")
+    return Cause(Topic.RULE, f"{where}: {said}", comment, Source.SEEN)
+
+
+def without_comment(text: str) -> tuple[str, str]:
+    """Take the comment out of a rule of iptables or nftables; it says what the rule is there for."""
+    for pattern in COMMENTS:
+        if match := pattern.search(text):
+            rest = text[: match.start()] + text[match.end() :]
+            return " ".join(rest.split()), match[1].strip('"')
+    return " ".join(text.split()), ""

@@ -1,0 +1,189 @@
+"""What was seen, put together: which sightings are of one packet, in which order it went, which were of copies. Pure.
+
+A packet keeps its identity through NAT, tunnels and forwarding: its IPv4 identification, a TCP segment's numbers, an
+echo's. It keeps its place in the kernel's memory from device to device, and across namespaces, unless it is copied: to
+several ports of a bridge, or through a process (flannel's UDP backend). So each sighting has one that it follows from;
+the way is what leads to the last end, and what is not on it were copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from netlab.trace.headers import (
+    ICMP_ECHOES,
+    Headers,
+    Icmp,
+    Ip,
+    Quote,
+    Tcp,
+    innermost,
+)
+from netlab.trace.program import Direction, Kind
+from netlab.trace.sighting import Sighting
+from netlab.trace.tables import Device
+
+ENDS = (Kind.DROPPED, Kind.CONSUMED)
+
+FindDevice = Callable[[str, str], Device | None]  # by namespace and name
+
+
+class Role(StrEnum):
+    """What a packet is in a conversation."""
+
+    PROBE = "probe"
+    ANSWER = "answer"
+    ERROR = "icmp error"
+    MORE = "later packet"  # of a TCP connection
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """One packet's way. `copies` are ways that branch off it, each with what it followed from left out."""
+
+    role: Role
+    way: tuple[Sighting, ...]
+    copies: tuple[tuple[Sighting, ...], ...] = ()
+
+
+def correlate(sightings: Iterable[Sighting], find_device: FindDevice) -> list[Journey]:
+    """Put sightings together to journeys, in the order in which they began."""
+    in_order = sorted(sightings, key=lambda one: one.time)  # stable: those of one time stay in the order they came
+    packets: dict[Hashable, list[Sighting]] = {}
+    for sighting in in_order:
+        if (identity := identify(sighting)) is not None:
+            packets.setdefault(identity, []).append(sighting)
+    found = []
+    has_probe = has_answer = False
+    for seen in packets.values():
+        role = _role(seen, has_probe=has_probe, has_answer=has_answer)
+        if journey := _journey(role, seen, find_device):
+            has_probe |= role is Role.PROBE
+            has_answer |= role is Role.ANSWER
+            found.append(journey)
+    return found
+
+
+def identify(sighting: Sighting) -> Hashable:
+    """Return what tells a packet from all others of its conversation, wherever it is seen; None without headers."""
+    inner = innermost(sighting.headers)
+    if not inner or not isinstance(inner[0], Ip):
+        return None
+    ident, protocol, rest = inner[0].ident, inner[0].protocol, inner[1] if len(inner) > 1 else None
+    match rest:
+        case Tcp(seq=seq, ack=ack, flags=flags):
+            return protocol, ident, seq, ack, flags
+        case Icmp(type=kind, ident=echo, seq=seq):
+            return protocol, ident, kind, echo, seq
+        case _:
+            return protocol, ident, _goes_back(sighting)
+
+
+def _goes_back(sighting: Sighting) -> bool:
+    return sighting.direction is Direction.BACK
+
+
+def _role(seen: Sequence[Sighting], *, has_probe: bool, has_answer: bool) -> Role:
+    headers = seen[0].headers
+    if Quote() in headers:
+        return Role.ERROR
+    inner = innermost(headers)
+    if any(_goes_back(one) for one in seen) or _is_echo_reply(inner):
+        return Role.MORE if has_answer else Role.ANSWER
+    return Role.MORE if has_probe else Role.PROBE
+
+
+def _is_echo_reply(inner: Headers) -> bool:
+    ip, rest = inner[0], inner[1] if len(inner) > 1 else None
+    return isinstance(ip, Ip) and isinstance(rest, Icmp) and rest.type == ICMP_ECHOES[ip.protocol][1]
+
+
+# --- the way of one packet -------------------------------------------------------------------------------------------
+
+
+def _journey(role: Role, seen: Sequence[Sighting], find_device: FindDevice) -> Journey | None:
+    steps = _without_strays(seen)
+    if not steps:
+        return None
+    parents = [_parent(steps, place, find_device) for place in range(len(steps))]
+    way = _furthest(steps, parents)
+    rest = [place for place in range(len(steps)) if place not in set(way)]
+    return Journey(role, tuple(steps[place] for place in way), _copies(steps, parents, rest))
+
+
+def _without_strays(seen: Sequence[Sighting]) -> list[Sighting]:
+    """Leave out ends of what nobody saw on its way: a copy that ARP looks at, a packet that is wrapped or queued again.
+
+    A device that was lost on the way to the end is that of the last sighting in the same memory.
+    """
+    found: list[Sighting] = []
+    last: dict[int, Sighting] = {}
+    for one in seen:
+        if one.kind not in ENDS:
+            last[one.buffer] = one
+            found.append(one)
+        elif one.buffer == 0 or one.buffer in last:
+            known = last.get(one.buffer)
+            found.append(one if one.namespace or not known else _placed(one, known))
+    return found
+
+
+def _placed(end: Sighting, known: Sighting) -> Sighting:
+    return replace(end, namespace=known.namespace, device=known.device, ifindex=known.ifindex)
+
+
+def _parent(steps: Sequence[Sighting], place: int, find_device: FindDevice) -> int | None:
+    """Return which earlier sighting this one follows from: the last one in the same memory that it may, or else any."""
+    one = steps[place]
+    before = [number for number in range(place - 1, -1, -1) if steps[number].kind not in ENDS]
+    same = [number for number in before if one.buffer and steps[number].buffer == one.buffer]
+    for number in (*same, *before):
+        if _may_follow(steps[number], one, find_device):
+            return number
+    return None
+
+
+def _may_follow(earlier: Sighting, later: Sighting, find_device: FindDevice) -> bool:
+    """Say whether a packet can be seen so right after: a cable leads to another namespace, a bridge to its ports."""
+    if later.kind in ENDS:
+        return earlier.buffer == later.buffer
+    if earlier.namespace != later.namespace:
+        return earlier.kind is Kind.OUT and later.kind is Kind.IN and earlier.headers == later.headers
+    if later.kind is Kind.IN:
+        return earlier.kind is Kind.IN
+    former, device = find_device(earlier.namespace, earlier.device), find_device(later.namespace, later.device)
+    if former is None or device is None or earlier.kind is Kind.IN or not former.bridge:
+        return True
+    return former.bridge != device.bridge  # the packet left by another port: this is another copy
+
+
+def _furthest(steps: Sequence[Sighting], parents: Sequence[int | None]) -> list[int]:
+    """Return the way of the packet that was delivered or, if none was, of the one that came furthest."""
+    delivered = [place for place, one in enumerate(steps) if one.kind is Kind.CONSUMED]
+    dropped = [place for place, one in enumerate(steps) if one.kind is Kind.DROPPED]
+    ways = [_way(parents, end) for end in delivered or dropped or range(len(steps))]
+    return max(ways, key=lambda way: (len(way), way[-1]))
+
+
+def _way(parents: Sequence[int | None], end: int) -> list[int]:
+    way: list[int] = []
+    place: int | None = end
+    while place is not None:
+        way.append(place)
+        place = parents[place]
+    return way[::-1]
+
+
+def _copies(
+    steps: Sequence[Sighting], parents: Sequence[int | None], rest: Sequence[int]
+) -> tuple[tuple[Sighting, ...], ...]:
+    """Return the branches: each begins where no other of the rest leads to. That a process read it is no branch."""
+    branches: dict[int, list[int]] = {}
+    heads: dict[int | None, int] = {}
+    for place in rest:
+        heads[place] = heads.get(parents[place], place)
+        branches.setdefault(heads[place], []).append(place)
+    found = (tuple(steps[place] for place in places) for places in branches.values())
+    return tuple(branch for branch in found if any(one.kind is not Kind.CONSUMED for one in branch))

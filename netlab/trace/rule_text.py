@@ -1,0 +1,77 @@
+"""What a rule says that the kernel named by its handle or its number: the text of the tool that made it.
+
+Rules of iptables-nft stand in a chain in the same order as in `iptables-nft-save`, whose text people know; the kernel
+lists their handles. Rules of nftables `nft -a` lists with their handles. In legacy tables the n-th rule is the n-th
+line of a chain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from subprocess import CompletedProcess
+
+from netlab.trace.hits import Hit
+
+Run = Callable[[Sequence[str]], CompletedProcess[str]]  # in a namespace
+FindHandles = Callable[[str, str, str], Sequence[int]]  # of a chain's rules, by family, table and chain
+Place = tuple[str, str, str]  # family, table, chain
+IPTABLES = {"ip": "iptables", "ip6": "ip6tables"}
+TABLES = ("raw", "mangle", "nat", "filter", "security")  # those that iptables-nft makes
+
+_HANDLE = re.compile(r"(?P<text>.*) # handle (?P<handle>\d+)")
+
+
+class Texts:
+    """The texts of the rules in one namespace; each table or chain is read when it is first asked for."""
+
+    def __init__(self, run: Run, find_handles: FindHandles) -> None:
+        self._run = run
+        self._find_handles = find_handles
+        self._listed: dict[Place, Mapping[int, str]] = {}
+        self._saved: dict[tuple[str, str], Mapping[str, list[str]]] = {}
+
+    def text(self, hit: Hit) -> str:
+        """Return a rule without its chain; "" when it is not there any more."""
+        family, table, chain = hit.place
+        if hit.number:
+            return _nth(self._save("legacy", family, table).get(chain, []), hit.number - 1)
+        if family in IPTABLES and table in TABLES:
+            handles = list(self._find_handles(family, table, chain))
+            rules = self._save("nft", family, table).get(chain, [])
+            if hit.handle in handles and len(handles) == len(rules):
+                return rules[handles.index(hit.handle)]
+        return self._list(hit.place).get(hit.handle, "")
+
+    def _list(self, place: Place) -> Mapping[int, str]:
+        if place not in self._listed:
+            said = self._run(["nft", "-a", "list", "chain", *place])
+            self._listed[place] = handled(said.stdout)
+        return self._listed[place]
+
+    def _save(self, variant: str, family: str, table: str) -> Mapping[str, list[str]]:
+        program = f"{IPTABLES.get(family, 'iptables')}-{variant}-save"
+        if (program, table) not in self._saved:
+            self._saved[program, table] = saved(self._run([program, "-t", table]).stdout)
+        return self._saved[program, table]
+
+
+def handled(listing: str) -> dict[int, str]:
+    """Read the rules that `nft -a list chain` prints, by handle."""
+    matches = (_HANDLE.fullmatch(line.strip()) for line in listing.splitlines())
+    return {int(match["handle"]): match["text"] for match in matches if match and not match["text"].endswith("{")}
+
+
+def saved(listing: str) -> dict[str, list[str]]:
+    """Read what `iptables-save` prints of one table: each chain's rules without their chain."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in listing.splitlines():
+        if line.startswith("-A "):
+            _, chain, *rest = line.split(" ", 2)
+            found[chain].append(rest[0] if rest else "")
+    return found
+
+
+def _nth(rules: Sequence[str], place: int) -> str:
+    return rules[place] if 0 <= place < len(rules) else ""

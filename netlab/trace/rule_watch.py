@@ -1,0 +1,176 @@
+"""Which rules packets meet, in some namespaces: asked for, listened to, and not asked for any more.
+
+The table of `mark` belongs to a socket and goes with it. Reports about legacy tables come by nfnetlink_log, which has
+to be chosen for a namespace (sysctl net.netfilter.nf_log.2 and .10); what was chosen before is chosen again at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from netlab.errors import KernelError
+from netlab.kernel import netns
+from netlab.kernel.netlink import (
+    RECEIVE_BYTES,
+    SOL_NETLINK,
+    Message,
+    Socket,
+    attribute,
+    attribute_text,
+    attributes,
+    messages,
+)
+from netlab.trace.hits import Hit, read_legacy, read_nftables
+from netlab.trace.mark import table
+
+NETLINK_NETFILTER, ADD_MEMBERSHIP, NFTRACE_GROUP = 12, 1, 9
+SO_RCVBUFFORCE, QUEUE_BYTES = 33, 1 << 22
+TRACE_MESSAGE, GET_RULE = 10 << 8 | 17, 10 << 8 | 7  # NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE and NFT_MSG_GETRULE
+RULE_HANDLE = 3  # NFTA_RULE_HANDLE
+FAMILY_NUMBERS = {"inet": 1, "ip": 2, "bridge": 7, "ip6": 10}
+LOG_SUBSYSTEM, LOG_PACKET, LOG_CONFIG = 4, 4 << 8 | 0, 4 << 8 | 1
+LOG_GROUP, LOG_BYTES = 0, 64
+NF_LOG = {
+    socket.AF_INET: Path("/proc/sys/net/netfilter/nf_log/2"),
+    socket.AF_INET6: Path("/proc/sys/net/netfilter/nf_log/10"),
+}
+BY_NETLINK = "nfnetlink_log"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A rule that a packet met in a namespace."""
+
+    namespace: str
+    hit: Hit
+
+
+class RuleWatch:
+    """Listens in namespaces for the rules that packets with a cookie meet. Use it in a `with` statement."""
+
+    def __init__(self, namespaces: Iterable[str], cookie: bytes) -> None:
+        self._stack = ExitStack()
+        self._listeners: list[tuple[str, socket.socket, Callable[[int, bytes], Hit | None]]] = []
+        made = table(cookie)
+        with self._stack:
+            for name in namespaces:
+                netns.call(name, self._arm, name, made)
+            self._stack = self._stack.pop_all()
+
+    def _arm(self, name: str, made: list[Message]) -> None:
+        owner = Socket(NETLINK_NETFILTER)
+        self._stack.callback(owner.close)
+        if failures := owner.request(made):
+            raise KernelError(failures[0].errno, f"trace rules in {name}", failures[0].reason)
+        listener = _listener()
+        self._stack.callback(listener.close)
+        listener.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, NFTRACE_GROUP)
+        self._listeners.append((name, listener, _from_nftables))
+        if legacy := _legacy_listener():
+            self._stack.callback(legacy.close)
+            self._listeners.append((name, legacy, _from_log))
+            for path in NF_LOG.values():
+                self._choose(name, path)
+
+    def _choose(self, name: str, path: Path) -> None:
+        """Have a namespace's TRACE messages sent by netlink, until the end."""
+        with suppress(OSError):
+            before = path.read_text().strip()
+            if before != BY_NETLINK:
+                path.write_text(BY_NETLINK)
+                self._stack.callback(netns.call, name, path.write_text, before)
+
+    def reports(self) -> Iterator[Report]:
+        """Yield what was met since the last call, namespace by namespace, each in order."""
+        for name, listener, read in self._listeners:
+            for kind, body in _received(listener):
+                if hit := read(kind, body):
+                    yield Report(name, hit)
+
+    def close(self) -> None:
+        """Ask for nothing any more."""
+        self._stack.close()
+
+    def __enter__(self) -> RuleWatch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def rule_handles(name: str, family: str, table_name: str, chain: str) -> list[int]:
+    """Return the handles of a chain's rules in their order, in a namespace; none when there is no such chain."""
+    body = struct.pack("!BBH", FAMILY_NUMBERS[family], 0, 0) + attribute_text(1, table_name) + attribute_text(2, chain)
+    asked = netns.call(name, Socket, NETLINK_NETFILTER)
+    try:
+        listed = asked.dump(Message(GET_RULE, 0, body))
+        return [int.from_bytes(attributes(buffer, at + 4, end)[RULE_HANDLE], "big") for _, buffer, at, end in listed]
+    except OSError:
+        return []
+    finally:
+        asked.close()
+
+
+def _listener() -> socket.socket:
+    opened = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER
+    )
+    opened.bind((0, 0))
+    with suppress(PermissionError):
+        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, QUEUE_BYTES)
+    return opened
+
+
+def _legacy_listener() -> socket.socket | None:
+    """Return a socket that gets the packets of log group 0; None where the kernel has no such thing."""
+    opened = _listener()
+    # NFULA_CFG_CMD: bind; NFULA_CFG_MODE: copy the packet's beginning; NFULA_CFG_QTHRESH: tell each at once.
+    settings = (
+        attribute(1, b"\1"),
+        attribute(2, struct.pack("!IBB", LOG_BYTES, 2, 0)),
+        attribute(5, struct.pack("!I", 1)),
+    )
+    try:
+        for setting in settings:
+            body = struct.pack("!BBH", socket.AF_INET, 0, LOG_GROUP) + setting
+            opened.setblocking(True)
+            opened.send(struct.pack("=IHHII", 16 + len(body), LOG_CONFIG, 1 | 4, 1, 0) + body)
+            code = -struct.unpack_from("=i", opened.recv(RECEIVE_BYTES), 16)[0]
+            if code:
+                raise OSError(code, "nfnetlink_log")
+    except OSError:
+        opened.close()
+        return None
+    opened.setblocking(False)
+    return opened
+
+
+def _received(listener: socket.socket) -> Iterator[tuple[int, bytes]]:
+    while True:
+        try:
+            buffer = listener.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            if exc.errno != errno.ENOBUFS:
+                raise
+            continue
+        for kind, _, _, start, end in messages(buffer):
+            yield kind, buffer[start:end]
+
+
+def _from_nftables(kind: int, body: bytes) -> Hit | None:
+    return read_nftables(body) if kind == TRACE_MESSAGE else None
+
+
+def _from_log(kind: int, body: bytes) -> Hit | None:
+    return read_legacy(body) if kind == LOG_PACKET else None

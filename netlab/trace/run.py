@@ -1,0 +1,188 @@
+"""A trace from its question to its answer: arm, send, wait, disarm, look up, explain."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from subprocess import CompletedProcess
+
+from netlab import names
+from netlab.errors import KernelError
+from netlab.kernel import netns
+from netlab.kernel.lookup import KernelTables
+from netlab.kernel.symbols import Symbols
+from netlab.kernel.tool import Call, start
+from netlab.lab import Lab
+from netlab.topology.model import Backend, UdpBackend, VxlanBackend
+from netlab.trace.attach import attach
+from netlab.trace.correlate import ENDS, Journey, Role, correlate
+from netlab.trace.drops import find_drop
+from netlab.trace.explain import explain
+from netlab.trace.headers import Ports
+from netlab.trace.hits import Hit, Section, sections
+from netlab.trace.model import Places, Trace, Way
+from netlab.trace.probe import Heard, Probe, Reply
+from netlab.trace.program import Direction, Kind, Target
+from netlab.trace.question import Protocol, Question
+from netlab.trace.rule_text import Texts
+from netlab.trace.rule_watch import RuleWatch, rule_handles
+from netlab.trace.sighting import Sighting, read
+from netlab.trace.tables import Tables
+from netlab.trace.verdict import judge
+from netlab.trace.watch import Watch
+
+STEP = 0.005  # seconds between two looks at what was seen
+QUIET = 0.02  # seconds without news after which a packet that was answered or dropped has come to its end
+UNRESOLVED = 4.0  # seconds in which the kernel gives up on a neighbour that does not answer: 3 requests, 1 s each
+SEEN_BY = "eBPF programs at the kernel's tracepoints"
+
+
+def trace(lab: Lab, question: Question) -> Trace:
+    """Send one probe and say what became of it. Raises KernelError or NotSupported."""
+    ports = _ports(lab.topology.backend)
+    namespaces = _namespaces(lab)
+    with ExitStack() as stack:
+        probe = Probe(question, lab.netns(question.source))
+        stack.callback(probe.close)
+        rules = stack.enter_context(RuleWatch(_filtering(lab), probe.cookie))
+        watch = stack.enter_context(Watch(Target(probe.cookie[:4], frozenset(ports.vxlan), frozenset(ports.tunnel))))
+        heard, sightings = _send(probe, question, watch, namespaces, ports)
+        reasons = watch.reasons
+        met = _sections(rules)
+    tables = {name: KernelTables(name) for name in sorted({one.namespace for one in sightings if one.namespace})}
+    journeys = correlate(sightings, lambda name, device: tables[name].device(device) if name in tables else None)
+    places = _places(lab, namespaces.values())
+    ways = attach(_ways(journeys, tables, places, reasons), met, _find_text())
+    verdict, summary = judge(question, heard, ways, tables)
+    return Trace(lab.name, str(question), verdict, summary, ways, SEEN_BY)
+
+
+# --- sending and waiting ---------------------------------------------------------------------------------------------
+
+
+def _send(
+    probe: Probe, question: Question, watch: Watch, namespaces: Mapping[int, str], ports: Ports
+) -> tuple[Heard, list[Sighting]]:
+    """Send the probe; return what the sender heard and what was seen until then and a little longer."""
+    sightings: list[Sighting] = []
+
+    def look() -> bool:
+        """Take in what was seen; say whether there was anything."""
+        news = [read(record, namespaces, ports) for record in watch.records()]
+        sightings.extend(news)
+        return bool(news)
+
+    heard = probe.send()
+    begin = last_news = time.monotonic()
+    ready = select.poll()
+    ready.register(probe.fileno(), select.POLLOUT if question.protocol is Protocol.TCP else select.POLLIN)
+    while True:
+        now = time.monotonic()
+        if look():
+            last_news = now
+        if heard is None and ready.poll(STEP * 1000):
+            heard = probe.receive()
+            continue
+        if heard is not None:
+            time.sleep(STEP)
+        if now - last_news > QUIET and (heard is not None or now - begin > _patience(question, sightings)):
+            return heard or Heard(Reply.NONE), sightings
+
+
+def _patience(question: Question, sightings: Sequence[Sighting]) -> float:
+    """Return how many seconds to wait for an answer: longer for a packet that may still be on its way."""
+    probes = [one for one in sightings if one.direction is not Direction.BACK]
+    on_their_way = {one.buffer for one in probes if one.kind not in ENDS}
+    ended = any(one.kind in ENDS and one.buffer in on_their_way for one in probes)
+    return question.options.wait if ended else max(question.options.wait, UNRESOLVED)
+
+
+# --- making sense of it ----------------------------------------------------------------------------------------------
+
+
+def _ways(
+    journeys: Iterable[Journey], tables: Mapping[str, Tables], places: Places, reasons: Mapping[int, str]
+) -> tuple[Way, ...]:
+    found: list[Way] = []
+    shown = [journey for journey in journeys if journey.role is not Role.MORE]
+    start = min((journey.way[0].time for journey in shown), default=0)
+    symbols = Symbols()
+    for journey in shown:
+        hops = explain(journey.way, tables, places, start=start)
+        copies = tuple(explain(copy, tables, places, start=start) for copy in journey.copies)
+        last = journey.way[-1]
+        drop = None
+        if last.kind is Kind.DROPPED:
+            reason = reasons.get(last.reason, f"reason {last.reason}")
+            drop = find_drop(reason, symbols.name(last.location), hops)
+        found.append(Way(journey.role, hops, copies, drop))
+    return tuple(found)
+
+
+def _ports(backend: Backend) -> Ports:
+    """Return the ports of the lab's tunnels besides the usual ones."""
+    usual = Ports()
+    if isinstance(backend, VxlanBackend):
+        return replace(usual, vxlan={*usual.vxlan, backend.port})
+    return replace(usual, tunnel={*usual.tunnel, backend.port}) if isinstance(backend, UdpBackend) else usual
+
+
+def _filtering(lab: Lab) -> list[str]:
+    """Return the namespaces whose rules are traced: those of all but pods."""
+    topology = lab.topology
+    members = [*(node.name for node in topology.nodes), *(router.name for router in topology.routers)]
+    return [name for name in (names.netns(lab.name, member) for member in members) if netns.is_alive(name)]
+
+
+def _sections(rules: RuleWatch) -> list[Section]:
+    found: dict[str, list[Hit]] = {}
+    for report in rules.reports():
+        found.setdefault(report.namespace, []).append(report.hit)
+    return [section for name, hits in found.items() for section in sections(name, hits)]
+
+
+def _find_text() -> Callable[[str, Hit], str]:
+    """Return what finds a rule's text, reading each namespace's rules when they are first asked for."""
+    texts: dict[str, Texts] = {}
+
+    def run(name: str, argv: Sequence[str]) -> CompletedProcess[str]:
+        process = netns.call(name, start, Call(name, tuple(argv), ""))
+        output, said = process.communicate()
+        return CompletedProcess(argv, process.returncode, output, said)
+
+    def find(name: str, hit: Hit) -> str:
+        if name not in texts:
+            texts[name] = Texts(partial(run, name), partial(rule_handles, name))
+        return texts[name].text(hit)
+
+    return find
+
+
+def _namespaces(lab: Lab) -> dict[int, str]:
+    """Return the lab's namespaces by inode. Raises KernelError when there are none."""
+    own = [names.fabric(lab.name), *netns.names(f"{names.fabric(lab.name)}.")]
+    found = {}
+    for name in own:
+        try:
+            found[netns.inode(name)] = name
+        except FileNotFoundError:
+            continue
+    if len(found) < 2:
+        raise KernelError(2, f"trace in lab {lab.name}", "it is not up", "`netlab up FILE` brings it up")
+    return found
+
+
+def _places(lab: Lab, namespaces: Iterable[str]) -> Places:
+    snapshot = lab.snapshot
+    members = {}
+    for name in namespaces:
+        owner = names.find_owner(name)
+        members[name] = (owner.name if owner else name) or "underlay"
+    addresses = {ip: f"node {lease.node}" for lease in snapshot.leases.values() for ip in lease.public_ips}
+    addresses |= {ip: f"pod {pod}" for pod, ips in snapshot.pods.items() for ip in ips}
+    leases = {cidr: lease.node for lease in snapshot.leases.values() for cidr in lease.pod_cidrs}
+    return Places(members, addresses, leases, names.ROUTE_PROTOCOL)

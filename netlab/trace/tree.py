@@ -1,0 +1,89 @@
+"""A trace as lines for a terminal. Pure; `style` colours what stands out, or does nothing."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+
+from netlab.trace.changes import describe
+from netlab.trace.correlate import Role
+from netlab.trace.model import Cause, Event, Hop, Source, Trace, Verdict, Way
+
+Style = Callable[[str, str], str]  # text, what it is -> text
+
+TITLES = {Role.PROBE: "there", Role.ANSWER: "back", Role.ERROR: "back, an ICMP error"}
+ARROWS = {Event.IN: "in", Event.OUT: "out", Event.DROPPED: "DROP", Event.DELIVERED: "end"}
+GOOD = (Verdict.ANSWERED, Verdict.DELIVERED)
+NARROWEST = 60
+LOOKED_UP = "~"  # in front of what was asked for afterwards
+
+
+def plain(text: str, what: str) -> str:
+    """Leave text as it is."""
+    return text
+
+
+def tree(trace: Trace, *, width: int, both_ways: bool, style: Style = plain) -> Iterator[str]:
+    """Yield the lines of a trace, none longer than `width` but for single words."""
+    width = max(width, NARROWEST)
+    yield style(trace.question, "title")
+    for way in trace.ways:
+        if way.role is Role.PROBE or both_ways or (way.role is Role.ERROR and trace.verdict is not Verdict.ANSWERED):
+            yield ""
+            yield from _way(way, width, style)
+    yield ""
+    yield from _wrap(f"{trace.verdict}: {trace.summary}", width, "", lambda text: style(text, _mood(trace)))
+    for way in trace.ways:
+        if way.drop and way.role is Role.PROBE:
+            at = f" in {way.drop.place}" if way.drop.place else ""
+            yield from _wrap(f"the kernel's reason: {way.drop.reason}{at}", width, "  ", lambda text: text)
+            yield from _wrap(f"look at: {way.drop.hint}", width, "  ", lambda text: text)
+    aside = f"seen by {trace.seen_by}; {LOOKED_UP} was looked up afterwards"
+    yield from _wrap(aside, width, "", lambda text: style(text, "aside"))
+    for remark in trace.remarks:
+        yield from _wrap(remark, width, "", lambda text: style(text, "aside"))
+
+
+def _mood(trace: Trace) -> str:
+    return "good" if trace.verdict in GOOD else "bad"
+
+
+def _way(way: Way, width: int, style: Style) -> Iterator[str]:
+    yield style(f"{TITLES.get(way.role, way.role)}: {describe(way.hops[0].headers)}", "way")
+    yield from _hops(way.hops, "", width, style)
+    for copy in way.copies:
+        yield style("  a copy of it:", "aside")
+        yield from _hops(copy, "  ", width, style)
+
+
+def _hops(hops: Sequence[Hop], indent: str, width: int, style: Style) -> Iterator[str]:
+    member = None
+    for hop in hops:
+        if hop.member != member:
+            member = hop.member
+            yield f"{indent}{style(member or 'outside the lab', 'member')}"
+        time = f"{hop.time / 1000:8.1f} us"
+        event = style(f"{ARROWS[hop.event]:4}", "bad" if hop.event is Event.DROPPED else "event")
+        yield f"{indent}{time}  {event} {style(hop.device or '-', 'device')}"
+        for change in hop.changes:
+            yield from _wrap(change, width, f"{indent}{'':13}* ", lambda text: style(text, "change"))
+        for cause in hop.causes:
+            yield from _wrap(_cause(cause), width, f"{indent}{'':13}", lambda text: style(text, "cause"))
+
+
+def _cause(cause: Cause) -> str:
+    mark = LOOKED_UP if cause.source is Source.LOOKED_UP else ""
+    origin = f"  ({cause.origin})" if cause.origin else ""
+    return f"{mark}{cause.topic} {cause.text}{origin}"
+
+
+def _wrap(text: str, width: int, indent: str, paint: Callable[[str], str]) -> Iterator[str]:
+    lines = textwrap.wrap(
+        text,
+        width - len(indent),
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for number, line in enumerate(lines):
+        yield (indent if number == 0 else " " * len(indent)) + paint(line)
