@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from subprocess import CompletedProcess
 
 from netlab.trace.hits import Hit
 
-Run = Callable[[Sequence[str]], CompletedProcess[str]]  # in a namespace
+Run = Callable[[Sequence[str]], str]  # a program in a namespace; what it printed
 FindHandles = Callable[[str, str, str], Sequence[int]]  # of a chain's rules, by family, table and chain
 Place = tuple[str, str, str]  # family, table, chain
 IPTABLES = {"ip": "iptables", "ip6": "ip6tables"}
@@ -46,14 +45,13 @@ class Texts:
 
     def _list(self, place: Place) -> Mapping[int, str]:
         if place not in self._listed:
-            said = self._run(["nft", "-a", "list", "chain", *place])
-            self._listed[place] = handled(said.stdout)
+            self._listed[place] = handled(self._run(["nft", "-a", "list", "chain", *place]))
         return self._listed[place]
 
     def _save(self, variant: str, family: str, table: str) -> Mapping[str, list[str]]:
         program = f"{IPTABLES.get(family, 'iptables')}-{variant}-save"
         if (program, table) not in self._saved:
-            self._saved[program, table] = saved(self._run([program, "-t", table]).stdout)
+            self._saved[program, table] = saved(self._run([program, "-t", table]))
         return self._saved[program, table]
 
 

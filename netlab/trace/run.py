@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from subprocess import CompletedProcess
 
 from netlab import names
 from netlab.errors import KernelError
@@ -149,10 +148,9 @@ def _find_text() -> Callable[[str, Hit], str]:
     """Return what finds a rule's text, reading each namespace's rules when they are first asked for."""
     texts: dict[str, Texts] = {}
 
-    def run(name: str, argv: Sequence[str]) -> CompletedProcess[str]:
-        process = netns.call(name, start, Call(name, tuple(argv), ""))
-        output, said = process.communicate()
-        return CompletedProcess(argv, process.returncode, output, said)
+    def run(name: str, argv: Sequence[str]) -> str:
+        output, _ = netns.call(name, start, Call(name, tuple(argv), "")).communicate()
+        return output
 
     def find(name: str, hit: Hit) -> str:
         if name not in texts:
