@@ -1,4 +1,4 @@
-"""The rules that a packet met, each put where on its way it met them. Pure.
+"""The rules that a packet met and its NAT, each put where on its way it met them. Pure.
 
 A report names the devices: with one to go out by it belongs where the packet leaves by that, else where it came in. The
 packet is recognized by its IP header, which may be the outer or the inner one of what was seen there.
@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from netlab.trace.connections import Connection
+from netlab.trace.correlate import Role
 from netlab.trace.headers import Ip
 from netlab.trace.hits import Hit, Section
 from netlab.trace.model import Cause, Event, Hop, Source, Topic, Way
@@ -20,7 +22,7 @@ COMMENTS = (re.compile(r'-m comment --comment ("[^"]*"|\S+)'), re.compile(r'comm
 FindText = Callable[[str, Hit], str]  # by namespace
 
 
-def attach(ways: Iterable[Way], sections: Iterable[Section], find_text: FindText) -> tuple[Way, ...]:
+def attach_rules(ways: Iterable[Way], sections: Iterable[Section], find_text: FindText) -> tuple[Way, ...]:
     """Return the ways with the rules among the causes of their hops. Reports about packets that nobody saw are left."""
     ways = tuple(ways)
     found: dict[tuple[int, int], list[Cause]] = defaultdict(list)
@@ -32,6 +34,31 @@ def attach(ways: Iterable[Way], sections: Iterable[Section], find_text: FindText
         replace(way, hops=tuple(_with(hop, found[number, step]) for step, hop in enumerate(way.hops)))
         for number, way in enumerate(ways)
     )
+
+
+def attach_connections(ways: Iterable[Way], connections: Iterable[tuple[str, Connection]]) -> tuple[Way, ...]:
+    """Return the ways with each translated connection where the packet was changed last in that namespace."""
+    ways = tuple(ways)
+    for namespace, connection in connections:
+        if connection.is_translated:
+            ways = tuple(_with_connection(way, namespace, connection) for way in ways)
+    return ways
+
+
+def _with_connection(way: Way, namespace: str, connection: Connection) -> Way:
+    changed = [
+        place
+        for place, hop in enumerate(way.hops)
+        if hop.namespace == namespace
+        and connection.is_of(hop.headers)
+        and any(change.startswith(("source", "destination")) for change in hop.changes)
+    ]
+    if not changed or way.role is not Role.PROBE:
+        return way
+    cause = Cause(Topic.CONNTRACK, str(connection), source=Source.SEEN)
+    hops = list(way.hops)
+    hops[changed[-1]] = _with(hops[changed[-1]], [cause])
+    return replace(way, hops=tuple(hops))
 
 
 def _with(hop: Hop, causes: Sequence[Cause]) -> Hop:

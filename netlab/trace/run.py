@@ -17,18 +17,19 @@ from netlab.kernel.symbols import Symbols
 from netlab.kernel.tool import Call, start
 from netlab.lab import Lab
 from netlab.topology.model import Backend, UdpBackend, VxlanBackend
-from netlab.trace.attach import attach
+from netlab.trace.attach import attach_connections, attach_rules
+from netlab.trace.connections import Connection
 from netlab.trace.correlate import ENDS, Journey, Role, correlate
 from netlab.trace.drops import find_drop
 from netlab.trace.explain import explain
 from netlab.trace.headers import Ports
 from netlab.trace.hits import Hit, Section, sections
 from netlab.trace.model import Places, Trace, Way
+from netlab.trace.netfilter_watch import NetfilterWatch, Report, rule_handles
 from netlab.trace.probe import Heard, Probe, Reply
 from netlab.trace.program import Direction, Kind, Target
 from netlab.trace.question import Protocol, Question
 from netlab.trace.rule_text import Texts
-from netlab.trace.rule_watch import RuleWatch, rule_handles
 from netlab.trace.sighting import Sighting, read
 from netlab.trace.tables import Tables
 from netlab.trace.verdict import judge
@@ -47,15 +48,17 @@ def trace(lab: Lab, question: Question) -> Trace:
     with ExitStack() as stack:
         probe = Probe(question, lab.netns(question.source))
         stack.callback(probe.close)
-        rules = stack.enter_context(RuleWatch(_filtering(lab), probe.cookie))
+        rules = stack.enter_context(NetfilterWatch(_filtering(lab), probe.cookie))
         watch = stack.enter_context(Watch(Target(probe.cookie[:4], frozenset(ports.vxlan), frozenset(ports.tunnel))))
         heard, sightings = _send(probe, question, watch, namespaces, ports)
         reasons = watch.reasons
-        met = _sections(rules)
+        reports = list(rules.reports())
     tables = {name: KernelTables(name) for name in sorted({one.namespace for one in sightings if one.namespace})}
     journeys = correlate(sightings, lambda name, device: tables[name].device(device) if name in tables else None)
     places = _places(lab, namespaces.values())
-    ways = attach(_ways(journeys, tables, places, reasons), met, _find_text())
+    ways = _ways(journeys, tables, places, reasons)
+    ways = attach_rules(ways, _sections(reports), _find_text())
+    ways = attach_connections(ways, ((one.namespace, one.what) for one in reports if isinstance(one.what, Connection)))
     verdict, summary = judge(question, heard, ways, tables)
     return Trace(lab.name, str(question), verdict, summary, ways, SEEN_BY)
 
@@ -137,10 +140,11 @@ def _filtering(lab: Lab) -> list[str]:
     return [name for name in (names.netns(lab.name, member) for member in members) if netns.is_alive(name)]
 
 
-def _sections(rules: RuleWatch) -> list[Section]:
+def _sections(reports: Iterable[Report]) -> list[Section]:
     found: dict[str, list[Hit]] = {}
-    for report in rules.reports():
-        found.setdefault(report.namespace, []).append(report.hit)
+    for report in reports:
+        if isinstance(report.what, Hit):
+            found.setdefault(report.namespace, []).append(report.what)
     return [section for name, hits in found.items() for section in sections(name, hits)]
 
 

@@ -16,6 +16,7 @@ PURE = (
     "trace/as_json.py",
     "trace/attach.py",
     "trace/changes.py",
+    "trace/connections.py",
     "trace/correlate.py",
     "trace/drops.py",
     "trace/explain.py",

@@ -1,4 +1,4 @@
-"""Which rules packets meet, in some namespaces: asked for, listened to, and not asked for any more.
+"""Which rules packets meet in some namespaces, and what connection tracking makes of them: asked for, listened to.
 
 The table of `mark` belongs to a socket and goes with it. Reports about legacy tables come by nfnetlink_log, which has
 to be chosen for a namespace (sysctl net.netfilter.nf_log.2 and .10); what was chosen before is chosen again at the end.
@@ -27,12 +27,15 @@ from netlab.kernel.netlink import (
     attributes,
     messages,
 )
+from netlab.trace import connections
+from netlab.trace.connections import Connection
 from netlab.trace.hits import Hit, read_legacy, read_nftables
 from netlab.trace.mark import table
 
-NETLINK_NETFILTER, ADD_MEMBERSHIP, NFTRACE_GROUP = 12, 1, 9
+NETLINK_NETFILTER, ADD_MEMBERSHIP, CONNTRACK_NEW_GROUP, NFTRACE_GROUP = 12, 1, 1, 9
 SO_RCVBUFFORCE, QUEUE_BYTES = 33, 1 << 22
 TRACE_MESSAGE, GET_RULE = 10 << 8 | 17, 10 << 8 | 7  # NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE and NFT_MSG_GETRULE
+NEW_CONNECTION = 1 << 8  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW
 RULE_HANDLE = 3  # NFTA_RULE_HANDLE
 FAMILY_NUMBERS = {"inet": 1, "ip": 2, "bridge": 7, "ip6": 10}
 LOG_SUBSYSTEM, LOG_PACKET, LOG_CONFIG = 4, 4 << 8 | 0, 4 << 8 | 1
@@ -46,18 +49,18 @@ BY_NETLINK = "nfnetlink_log"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A rule that a packet met in a namespace."""
+    """A rule that a packet met in a namespace, or a connection that became known there."""
 
     namespace: str
-    hit: Hit
+    what: Hit | Connection
 
 
-class RuleWatch:
-    """Listens in namespaces for the rules that packets with a cookie meet. Use it in a `with` statement."""
+class NetfilterWatch:
+    """Listens in namespaces for the rules that packets with a cookie meet, and for new connections. For `with`."""
 
     def __init__(self, namespaces: Iterable[str], cookie: bytes) -> None:
         self._stack = ExitStack()
-        self._listeners: list[tuple[str, socket.socket, Callable[[int, bytes], Hit | None]]] = []
+        self._listeners: list[tuple[str, socket.socket, Callable[[int, bytes], Hit | Connection | None]]] = []
         made = table(cookie)
         with self._stack:
             for name in namespaces:
@@ -69,10 +72,12 @@ class RuleWatch:
         self._stack.callback(owner.close)
         if failures := owner.request(made):
             raise KernelError(failures[0].errno, f"trace rules in {name}", failures[0].reason)
-        listener = _listener()
-        self._stack.callback(listener.close)
-        listener.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, NFTRACE_GROUP)
-        self._listeners.append((name, listener, _from_nftables))
+        groups = {NFTRACE_GROUP: _from_nftables, CONNTRACK_NEW_GROUP: _from_conntrack}
+        for group, read in groups.items():
+            listener = _listener()
+            self._stack.callback(listener.close)
+            listener.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, group)
+            self._listeners.append((name, listener, read))
         if legacy := _legacy_listener():
             self._stack.callback(legacy.close)
             self._listeners.append((name, legacy, _from_log))
@@ -91,14 +96,14 @@ class RuleWatch:
         """Yield what was met since the last call, namespace by namespace, each in order."""
         for name, listener, read in self._listeners:
             for kind, body in _received(listener):
-                if hit := read(kind, body):
-                    yield Report(name, hit)
+                if what := read(kind, body):
+                    yield Report(name, what)
 
     def close(self) -> None:
         """Ask for nothing any more."""
         self._stack.close()
 
-    def __enter__(self) -> RuleWatch:
+    def __enter__(self) -> NetfilterWatch:
         return self
 
     def __exit__(
@@ -170,6 +175,10 @@ def _received(listener: socket.socket) -> Iterator[tuple[int, bytes]]:
 
 def _from_nftables(kind: int, body: bytes) -> Hit | None:
     return read_nftables(body) if kind == TRACE_MESSAGE else None
+
+
+def _from_conntrack(kind: int, body: bytes) -> Connection | None:
+    return connections.read(body) if kind == NEW_CONNECTION else None
 
 
 def _from_log(kind: int, body: bytes) -> Hit | None:
