@@ -13,7 +13,7 @@ import netlab
 ROOT = Path(netlab.__file__).parent
 PURE = (
     "bpf/assembler.py",
-    "trace/as_json.py",
+    "trace/render",
     "trace/attach.py",
     "trace/changes.py",
     "trace/connections.py",
@@ -29,7 +29,6 @@ PURE = (
     "trace/rule_text.py",
     "trace/sighting.py",
     "trace/tables.py",
-    "trace/tree.py",
     "trace/verdict.py",
     "tunnel/blocks.py",
     "tunnel/maps.py",
