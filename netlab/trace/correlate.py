@@ -19,6 +19,7 @@ from netlab.trace.headers import (
     Ip,
     Quote,
     Tcp,
+    fragment_offset,
     innermost,
 )
 from netlab.trace.program import Direction, Kind
@@ -36,6 +37,8 @@ class Role(StrEnum):
     PROBE = "probe"
     ANSWER = "answer"
     ERROR = "icmp error"
+    FRAGMENT = "fragment"  # of the probe, behind the first
+    ANSWER_FRAGMENT = "fragment of the answer"
     MORE = "later packet"  # of a TCP connection
 
 
@@ -55,10 +58,10 @@ def correlate(sightings: Iterable[Sighting], find_device: FindDevice) -> list[Jo
     for sighting in in_order:
         if (identity := identify(sighting)) is not None:
             packets.setdefault(identity, []).append(sighting)
-    found = []
+    found: list[Journey] = []
     has_probe = has_answer = False
     for seen in packets.values():
-        role = _role(seen, has_probe=has_probe, has_answer=has_answer)
+        role = _role(seen, found, has_probe=has_probe, has_answer=has_answer)
         if journey := _journey(role, seen, find_device):
             has_probe |= role is Role.PROBE
             has_answer |= role is Role.ANSWER
@@ -72,6 +75,8 @@ def identify(sighting: Sighting) -> Hashable:
     if not inner or not isinstance(inner[0], Ip):
         return None
     ident, protocol, rest = inner[0].ident, inner[0].protocol, inner[1] if len(inner) > 1 else None
+    if offset := fragment_offset(sighting.headers):
+        return "fragment", protocol, ident, offset
     match rest:
         case Tcp(seq=seq, ack=ack, flags=flags):
             return protocol, ident, seq, ack, flags
@@ -81,12 +86,25 @@ def identify(sighting: Sighting) -> Hashable:
             return protocol, ident, _goes_back(sighting)
 
 
+def _is_cut_from_probe(seen: Sequence[Sighting], before: Sequence[Journey]) -> bool:
+    """Say whether the first fragment is the probe's: all of a packet share source, identification and protocol."""
+    probes = (one for journey in before if journey.role is Role.PROBE for one in journey.way)
+    known = {_cut(header) for one in probes for header in one.headers if isinstance(header, Ip)}
+    return any(_cut(header) in known for one in seen for header in one.headers if isinstance(header, Ip))
+
+
+def _cut(header: Ip) -> Hashable:
+    return header.src, header.ident, header.protocol
+
+
 def _goes_back(sighting: Sighting) -> bool:
     return sighting.direction is Direction.BACK
 
 
-def _role(seen: Sequence[Sighting], *, has_probe: bool, has_answer: bool) -> Role:
+def _role(seen: Sequence[Sighting], before: Sequence[Journey], *, has_probe: bool, has_answer: bool) -> Role:
     headers = seen[0].headers
+    if fragment_offset(headers):
+        return Role.FRAGMENT if _is_cut_from_probe(seen, before) else Role.ANSWER_FRAGMENT
     if Quote() in headers:
         return Role.ERROR
     inner = innermost(headers)

@@ -128,7 +128,7 @@ def _ip(packet: bytes, ports: Ports) -> Iterator[Header]:
                 4, src, dst, protocol, ttl, length, ident, bool(fragment & 0x4000), bool(fragment & 0x2000), offset
             )
             rest = packet[(packet[0] & 15) * 4 :]
-            if offset:
+            if offset:  # what follows is not a header
                 return
         case 6:
             length, protocol, ttl = struct.unpack_from("!4xHBB", packet)
@@ -194,3 +194,8 @@ def outer(headers: Headers) -> Headers:
 def first(headers: Headers, kind: type[Ip]) -> Ip | None:
     """Return the outermost header of a kind."""
     return next((header for header in headers if isinstance(header, kind)), None)
+
+
+def fragment_offset(headers: Headers) -> int:
+    """Return where in its packet a fragment behind the first begins, in bytes; 0 for all else."""
+    return max((header.offset for header in headers if isinstance(header, Ip)), default=0)

@@ -12,8 +12,9 @@ errors about it. So what NAT made of the probe becomes known where it does. All 
 and, where it carries another one (VXLAN, flannel's UDP, IP in IP), in that.
 
 What is seen is written to the ring buffer `seen`, in the form that `sighting.read` takes apart. Packets with IPv4
-options or IPv6 extension headers are not followed, nor fragments behind the first. Offsets of the kernel's structures
-come from BTF; what is read through them is checked by nobody, so a device that has gone reads as zeros.
+options or IPv6 extension headers are not followed. Fragments of IPv4 behind the first have no ports: they are known by
+what the first has put into the map `fragments`. Offsets of the kernel's structures come from BTF; what is read through
+them is checked by nobody, so a device that has gone reads as zeros.
 """
 
 from __future__ import annotations
@@ -69,13 +70,14 @@ SEEN = struct.Struct("=QQQIIIIIIHHI16s14s2x")
 SNAP = 256  # bytes of a packet
 SEEN_SIZE = SEEN.size + SNAP
 FLOW = struct.Struct("=16s16s2s2sB3x")  # source, destination, ports, protocol: a key of the map `flows`
-FLOW_VALUE = 4
+FRAGMENT = struct.Struct("=4s4s2sH")  # source, destination, identification, protocol: one of the map `fragments`
+DIRECTION_SIZE = 4  # bytes of a value of both
 MOST_FLOWS = 1024
 
 ICMP, IPIP, TCP, UDP, IPV6, ICMPV6 = 1, 4, 6, 17, 41, 58
 IPV4_HEADER, IPV6_HEADER, UDP_HEADER, ICMP_HEADER, VXLAN_AND_ETHERNET = 20, 40, 8, 8, 8 + 14
 TCP_SEQUENCE = 4  # where in the header
-FRAGMENT_OFFSET = 0x1FFF
+FRAGMENT_OFFSET, MORE_FRAGMENTS = 0x1FFF, 0x2000
 ICMP_ECHO = {ICMP: (0, 8), ICMPV6: (128, 129)}
 ICMP_ERRORS = {ICMP: (3, 4, 5, 11, 12), ICMPV6: (1, 2, 3, 4)}
 NO_EXIST = 1  # BPF_NOEXIST: an entry that is there stays
@@ -123,12 +125,14 @@ PACKET = RECORD + SEEN.size
 KEY = PACKET + SNAP
 VALUE = KEY + FLOW.size
 MEMBERS_AT = VALUE + 8
+FRAGMENT_AT = {"inner": -48, "outer": -32}
 SCRATCH = -8
 CONTEXT, BUFFER, START, BASE = R9, R6, R7, R8  # the arguments, the sk_buff, its network header, offset of the inner one
 
 
 def programs(offsets: Mapping[str, int], target: Target) -> dict[str, Program]:
-    """Return a program for each tracepoint; `offsets` are those of MEMBERS. Maps: flows, seen.
+    """Return a program for each tracepoint; `offsets` are those of MEMBERS. Maps: flows, fragments,
+    seen.
 
     Raises ValueError for a kernel whose structures are too different.
     """
@@ -142,6 +146,7 @@ def _program(kind: Kind, offsets: Mapping[str, int], target: Target) -> Block:
         _find_packet(kind, offsets),
         _copy_packet(),
         alu(BASE, "=", 0),
+        *(store(DOUBLE, R10 + (FRAGMENT_AT["inner"] + place), 0) for place in range(0, 32, 8)),
         _read_headers("outer"),
         _enter_tunnels(target),
         label("INNER"),
@@ -158,10 +163,12 @@ def _program(kind: Kind, offsets: Mapping[str, int], target: Target) -> Block:
         load(WORD, R1, R0 + 0),
         store(WORD, R10 + VALUE, R1),
         label("TELL"),
+        [_learn_fragment(what) for what in FRAGMENT_AT],
         _tell(kind, offsets),
         label("LEAVE"),
         alu(R0, "=", 0),
         leave(),
+        [_look_up_fragment(what) for what in FRAGMENT_AT],
     ]
 
 
@@ -182,7 +189,7 @@ def _find_packet(kind: Kind, offsets: Mapping[str, int]) -> Block:
     members = {name: offsets[f"sk_buff.{name}"] for name in ("network_header", "mac_header", "tail", "head", "data")}
     first = min(members.values()) & ~7  # on the stack, as in memory, numbers stand at multiples of their size
     size = max(members.values()) + 8 - first
-    if size > SCRATCH - MEMBERS_AT:
+    if size > FRAGMENT_AT["inner"] - MEMBERS_AT:
         raise ValueError(f"the members of struct sk_buff are {size} bytes apart")
     at = {name: R10 + (MEMBERS_AT + place - first) for name, place in members.items()}
     return [
@@ -281,10 +288,11 @@ def _read_headers(what: str) -> Block:
         alu(R5, ">>=", 4),
         jump_if(R5, "==", 6, f"{what} IPv6"),
         jump_if(R4, "!=", 0x45, "LEAVE"),
-        _half(R4, 6),
-        alu(R4, "&=", FRAGMENT_OFFSET),
-        jump_if(R4, "!=", 0, "LEAVE"),
         _byte(R2, 9),
+        _half(R4, 6),
+        jump_if(R4, "&", FRAGMENT_OFFSET, f"{what} fragment" if what in FRAGMENT_AT else "LEAVE"),
+        jump_if(R4, "&", MORE_FRAGMENTS, f"{what} first fragment") if what in FRAGMENT_AT else [],
+        label(f"{what} whole"),
         _copy(12, KEY, 4),
         _copy(16, KEY + 16, 4),
         alu(R3, "+=", IPV4_HEADER),
@@ -361,6 +369,39 @@ def _read_icmp(name: str, protocol: int, cookie: bytes) -> Block:
         label(f"{name} echo"),
         _echo_ports(),
         _go_if_cookie(ICMP_HEADER, cookie, "KNOWN", otherwise="LOOK UP"),
+    ]
+
+
+def _note_fragment(what: str) -> Block:
+    """Put down what a packet's fragments have in common; R2 is its protocol."""
+    at = FRAGMENT_AT[what]
+    return [_copy(12, at, 8), _copy(4, at + 8, 2), store(HALF, R10 + (at + 10), R2)]
+
+
+def _learn_fragment(what: str) -> Block:
+    """Put it into `fragments`, if this is the first one."""
+    at = FRAGMENT_AT[what]
+    return [
+        load(WORD, R1, R10 + at),
+        jump_if(R1, "==", 0, f"{what} not cut"),
+        call(Helper.MAP_UPDATE_ELEM, "fragments", R10 + at, R10 + VALUE, 0),
+        label(f"{what} not cut"),
+    ]
+
+
+def _look_up_fragment(what: str) -> Block:
+    """Note the first fragment and go on; tell of a later one, if the first was told of."""
+    return [
+        label(f"{what} first fragment"),
+        _note_fragment(what),
+        jump(f"{what} whole"),
+        label(f"{what} fragment"),
+        _note_fragment(what),
+        call(Helper.MAP_LOOKUP_ELEM, "fragments", R10 + FRAGMENT_AT[what]),
+        jump_if(R0, "==", 0, "LEAVE"),
+        load(WORD, R1, R0 + 0),
+        store(WORD, R10 + VALUE, R1),
+        jump("TELL"),
     ]
 
 

@@ -22,7 +22,7 @@ from netlab.trace.connections import Connection
 from netlab.trace.correlate import ENDS, Journey, Role, correlate
 from netlab.trace.drops import find_drop
 from netlab.trace.explain import explain
-from netlab.trace.headers import Ports
+from netlab.trace.headers import Ports, fragment_offset
 from netlab.trace.hits import Hit, Section, sections
 from netlab.trace.model import Places, Trace, Way
 from netlab.trace.netfilter_watch import NetfilterWatch, Report, rule_handles
@@ -37,6 +37,7 @@ from netlab.trace.watch import Watch
 
 STEP = 0.005  # seconds between two looks at what was seen
 QUIET = 0.02  # seconds without news after which a packet that was answered or dropped has come to its end
+FREED_WITH_WHOLE = "skb_release_data"
 UNRESOLVED = 4.0  # seconds in which the kernel gives up on a neighbour that does not answer: 3 requests, 1 s each
 SEEN_BY = "eBPF programs at the kernel's tracepoints"
 
@@ -54,9 +55,13 @@ def trace(lab: Lab, question: Question) -> Trace:
         reasons = watch.reasons
         reports = list(rules.reports())
     tables = {name: KernelTables(name) for name in sorted({one.namespace for one in sightings if one.namespace})}
-    journeys = correlate(sightings, lambda name, device: tables[name].device(device) if name in tables else None)
+    symbols = Symbols()
+    journeys = correlate(
+        _without_joined(sightings, symbols),
+        lambda name, device: tables[name].device(device) if name in tables else None,
+    )
     places = _places(lab, namespaces.values())
-    ways = _ways(journeys, tables, places, reasons)
+    ways = _ways(journeys, tables, places, reasons, symbols)
     ways = attach_rules(ways, _sections(reports), _find_text())
     ways = attach_connections(ways, ((one.namespace, one.what) for one in reports if isinstance(one.what, Connection)))
     verdict, summary = judge(question, heard, ways, tables)
@@ -106,13 +111,26 @@ def _patience(question: Question, sightings: Sequence[Sighting]) -> float:
 # --- making sense of it ----------------------------------------------------------------------------------------------
 
 
+def _without_joined(sightings: Iterable[Sighting], symbols: Symbols) -> list[Sighting]:
+    """Have fragments that were freed with the packet that they were joined to end as they should."""
+    return [
+        replace(one, kind=Kind.CONSUMED)
+        if one.kind is Kind.DROPPED and fragment_offset(one.headers) and symbols.name(one.location) == FREED_WITH_WHOLE
+        else one
+        for one in sightings
+    ]
+
+
 def _ways(
-    journeys: Iterable[Journey], tables: Mapping[str, Tables], places: Places, reasons: Mapping[int, str]
+    journeys: Iterable[Journey],
+    tables: Mapping[str, Tables],
+    places: Places,
+    reasons: Mapping[int, str],
+    symbols: Symbols,
 ) -> tuple[Way, ...]:
     found: list[Way] = []
     shown = [journey for journey in journeys if journey.role is not Role.MORE]
     start = min((journey.way[0].time for journey in shown), default=0)
-    symbols = Symbols()
     for journey in shown:
         hops = explain(journey.way, tables, places, start=start)
         copies = tuple(explain(copy, tables, places, start=start) for copy in journey.copies)

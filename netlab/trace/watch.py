@@ -14,7 +14,7 @@ from types import TracebackType
 from netlab.bpf import btf
 from netlab.bpf.loader import Map, MapType, ProgramType, attach_raw_tracepoint, load
 from netlab.bpf.ring import Ring
-from netlab.trace.program import DROP_REASONS, FLOW, FLOW_VALUE, MEMBERS, MOST_FLOWS, Target, programs
+from netlab.trace.program import DIRECTION_SIZE, DROP_REASONS, FLOW, FRAGMENT, MEMBERS, MOST_FLOWS, Target, programs
 
 RING = 1 << 20  # bytes: some 3,000 sightings
 NEEDED_BY = "seeing packets at the kernel's tracepoints"
@@ -30,17 +30,14 @@ class Watch:
         }
         self._stack = ExitStack()
         with self._stack:
-            flows = Map(
-                "flows",
-                MapType.HASH,
-                key_size=FLOW.size,
-                value_size=FLOW_VALUE,
-                entries=MOST_FLOWS,
-                preallocated=True,
-            )
-            self._stack.enter_context(flows)
+            maps: dict[str, Map] = {
+                "flows": _known("flows", FLOW.size),
+                "fragments": _known("fragments", FRAGMENT.size),
+            }
+            for known in maps.values():
+                self._stack.enter_context(known)
             self._seen = self._stack.enter_context(Ring("seen", size=RING))
-            maps: dict[str, Map] = {"flows": flows, "seen": self._seen}
+            maps["seen"] = self._seen
             loaded = {}
             for name, program in programs(layout.offsets, target).items():
                 loaded[name] = load(program, ProgramType.RAW_TRACEPOINT, name=name, maps=maps, licence="GPL")
@@ -64,3 +61,9 @@ class Watch:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _known(name: str, key_size: int) -> Map:
+    """Make a map of what packets are known by, to their direction."""
+    sizes = {"key_size": key_size, "value_size": DIRECTION_SIZE, "entries": MOST_FLOWS}
+    return Map(name, MapType.HASH, **sizes, preallocated=True)

@@ -11,7 +11,7 @@ from netlab.trace.model import Cause, Event, Hop, Source, Trace, Verdict, Way
 
 Style = Callable[[str, str], str]  # text, what it is -> text
 
-TITLES = {Role.PROBE: "there", Role.ANSWER: "back", Role.ERROR: "back, an ICMP error"}
+TITLES = {Role.PROBE: "there", Role.FRAGMENT: "a fragment", Role.ANSWER: "back", Role.ERROR: "back, an ICMP error"}
 ARROWS = {Event.IN: "in", Event.OUT: "out", Event.DROPPED: "DROP", Event.DELIVERED: "end"}
 GOOD = (Verdict.ANSWERED, Verdict.DELIVERED)
 NARROWEST = 60
@@ -27,8 +27,9 @@ def tree(trace: Trace, *, width: int, both_ways: bool, style: Style = plain) -> 
     """Yield the lines of a trace, none longer than `width` but for single words."""
     width = max(width, NARROWEST)
     yield style(trace.question, "title")
+    shown = {Role.PROBE, Role.FRAGMENT} | (set(Role) if both_ways else set())
     for way in trace.ways:
-        if way.role is Role.PROBE or both_ways or (way.role is Role.ERROR and trace.verdict is not Verdict.ANSWERED):
+        if way.role in shown or (way.role is Role.ERROR and trace.verdict is not Verdict.ANSWERED):
             yield ""
             yield from _way(way, width, style)
     yield ""
