@@ -22,7 +22,7 @@ from netlab.trace.headers import (
     fragment_offset,
     innermost,
 )
-from netlab.trace.program import Direction, Kind
+from netlab.trace.layout import Direction, Kind
 from netlab.trace.sighting import Sighting
 from netlab.trace.tables import Device
 

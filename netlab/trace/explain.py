@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from netlab.topology.addresses import Address
 from netlab.trace.changes import changes
 from netlab.trace.headers import Ethernet, Headers, Ip, innermost
+from netlab.trace.layout import Kind
 from netlab.trace.model import Cause, Event, Hop, Places, Source, Topic
-from netlab.trace.program import Kind
 from netlab.trace.sighting import Sighting
 from netlab.trace.tables import Device, RouteEntry, Tables
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from netlab.kernel.netlink import NLA_F_NESTED, NLM_F_CREATE, Message, attribute, attribute_text
+from netlab.trace.headers import ICMP, ICMPV6, IPIP, IPV6, TCP, UDP
 
 NAME = "netlab_trace"
 UNSPECIFIED, INET, SUBSYSTEM = 0, 1, 10  # AF_UNSPEC, NFPROTO_INET, NFNL_SUBSYS_NFTABLES
@@ -24,7 +25,6 @@ CHAINS = {"prerouting": 0, "output": 3}  # NF_INET_PRE_ROUTING, NF_INET_LOCAL_OU
 REGISTER, TRANSPORT = 1, 2  # NFT_REG_1, NFT_PAYLOAD_TRANSPORT_HEADER
 META_NFTRACE, META_L4PROTO = 12, 16
 
-ICMP, IPIP, TCP, UDP, IPV6, ICMPV6 = 1, 4, 6, 17, 41, 58
 PLAIN = {(UDP, 8), (ICMP, 8), (ICMPV6, 8), (TCP, 4), (TCP, 8)}  # protocol, where the cookie is in what follows IP
 TUNNELS = {(UDP, 8 + 8 + 14), (UDP, 8), (IPIP, 0), (IPV6, 0)}  # VXLAN, flannel's UDP, IP in IP: where the inner IP is
 HEADERS = (20, 40)

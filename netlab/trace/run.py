@@ -24,10 +24,10 @@ from netlab.trace.drops import find_drop
 from netlab.trace.explain import explain
 from netlab.trace.headers import Ports, fragment_offset
 from netlab.trace.hits import Hit, Section, sections
+from netlab.trace.layout import Direction, Kind, Target
 from netlab.trace.model import Places, Trace, Way
 from netlab.trace.netfilter_watch import NetfilterWatch, Report, rule_handles
 from netlab.trace.probe import Heard, Probe, Reply
-from netlab.trace.program import Direction, Kind, Target
 from netlab.trace.question import Protocol, Question
 from netlab.trace.rule_text import Texts
 from netlab.trace.sighting import Sighting, read

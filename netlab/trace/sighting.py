@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from netlab.trace.headers import Headers, Ports, parse
-from netlab.trace.program import SEEN, Direction, Kind
+from netlab.trace.layout import SEEN, Direction, Kind
 
 
 @dataclass(frozen=True, slots=True)

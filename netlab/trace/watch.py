@@ -14,7 +14,8 @@ from types import TracebackType
 from netlab.bpf import btf
 from netlab.bpf.loader import Map, MapType, ProgramType, attach_raw_tracepoint, load
 from netlab.bpf.ring import Ring
-from netlab.trace.program import DIRECTION_SIZE, DROP_REASONS, FLOW, FRAGMENT, MEMBERS, MOST_FLOWS, Target, programs
+from netlab.trace.layout import DIRECTION_SIZE, FLOW, FRAGMENT, MOST_FLOWS, Target
+from netlab.trace.program import DROP_REASONS, MEMBERS, programs
 
 RING = 1 << 20  # bytes: some 3,000 sightings
 NEEDED_BY = "seeing packets at the kernel's tracepoints"

@@ -1,0 +1,204 @@
+"""How the programs at tracepoints find out whose packet one is: its headers, taken apart in eBPF. Pure.
+
+Read in order: `read_headers` (IP), `enter_tunnels`, `read_transport`; then fragments. The key of the map `flows` is
+filled in on the way. Labels that are not here are the program's: INNER, TRANSPORT, KNOWN, LOOK UP, TELL, LEAVE.
+
+R2 is a header's protocol, R3 the offset of what follows it. On every way through the program the verifier knows where
+that is. It wants numbers on the stack to stand at multiples of their size, and the packet in a VXLAN packet is 50
+bytes behind the outer one: so all is loaded in pieces of at most two bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from netlab.bpf.assembler import (
+    BYTE,
+    DOUBLE,
+    HALF,
+    R0,
+    R1,
+    R2,
+    R3,
+    R4,
+    R5,
+    R10,
+    WORD,
+    Block,
+    Helper,
+    Register,
+    alu,
+    call,
+    jump,
+    jump_if,
+    label,
+    load,
+    store,
+    to_big_endian,
+)
+from netlab.trace.headers import ICMP, ICMP_ECHOES, ICMP_ERRORS, ICMPV6, IPIP, IPV6, TCP, UDP
+from netlab.trace.layout import BASE, FLOW, FRAGMENT_AT, KEY, PACKET, VALUE, Target
+
+IPV4_HEADER, IPV6_HEADER, UDP_HEADER, ICMP_HEADER, VXLAN_AND_ETHERNET = 20, 40, 8, 8, 8 + 14
+TCP_SEQUENCE = 4  # where in the header
+FRAGMENT_OFFSET, MORE_FRAGMENTS = 0x1FFF, 0x2000
+
+
+def _point_behind(offset: Register) -> Block:
+    """Let R1 be what `_byte` and `_half` count from."""
+    return [alu(R1, "=", R10), alu(R1, "+=", offset), alu(R1, "+=", PACKET)]
+
+
+def _byte(dst: Register, offset: int) -> Block:
+    return load(BYTE, dst, R1 + offset)
+
+
+def _half(dst: Register, offset: int) -> Block:
+    """Load a number of two bytes, from network byte order."""
+    return [load(HALF, dst, R1 + offset), to_big_endian(dst, 16)]
+
+
+def _copy(offset: int, target: int, size: int) -> Block:
+    """Copy bytes of the packet to the stack."""
+    return [
+        [load(HALF, R4, R1 + (offset + place)), store(HALF, R10 + (target + place), R4)] for place in range(0, size, 2)
+    ]
+
+
+def _go_if_cookie(offset: int, cookie: bytes, target: str, *, otherwise: str) -> Block:
+    first, second = struct.unpack("=HH", cookie)
+    return [
+        load(HALF, R4, R1 + offset),
+        jump_if(R4, "!=", first, otherwise),
+        load(HALF, R4, R1 + (offset + 2)),
+        jump_if(R4, "==", second, target),
+        jump(otherwise),
+    ]
+
+
+def read_headers(what: str) -> Block:
+    """Read the IP header at BASE: its protocol goes to R2, the offset of what follows to R3; fill in the key."""
+    return [
+        *(store(DOUBLE, R10 + (KEY + place), 0) for place in range(0, FLOW.size, 8)),
+        _point_behind(BASE),
+        alu(R3, "=", BASE),
+        _byte(R4, 0),
+        alu(R5, "=", R4),
+        alu(R5, ">>=", 4),
+        jump_if(R5, "==", 6, f"{what} IPv6"),
+        jump_if(R4, "!=", 0x45, "LEAVE"),
+        _byte(R2, 9),
+        _half(R4, 6),
+        jump_if(R4, "&", FRAGMENT_OFFSET, f"{what} fragment" if what in FRAGMENT_AT else "LEAVE"),
+        jump_if(R4, "&", MORE_FRAGMENTS, f"{what} first fragment") if what in FRAGMENT_AT else [],
+        label(f"{what} whole"),
+        _copy(12, KEY, 4),
+        _copy(16, KEY + 16, 4),
+        alu(R3, "+=", IPV4_HEADER),
+        jump(f"{what} read"),
+        label(f"{what} IPv6"),
+        _byte(R2, 6),
+        _copy(8, KEY, 16),
+        _copy(24, KEY + 16, 16),
+        alu(R3, "+=", IPV6_HEADER),
+        label(f"{what} read"),
+        store(BYTE, R10 + (KEY + 36), R2),
+        _point_behind(R3),
+    ]
+
+
+def enter_tunnels(target: Target) -> Block:
+    """Go on at the packet inside, where there is one."""
+    return [
+        alu(BASE, "=", R3),
+        jump_if(R2, "==", IPIP, "INNER"),
+        jump_if(R2, "==", IPV6, "INNER"),
+        jump_if(R2, "!=", UDP, "TRANSPORT"),
+        _half(R4, 2),
+        alu(BASE, "+=", UDP_HEADER),
+        *(jump_if(R4, "==", port, "INNER") for port in sorted(target.tunnel_ports)),
+        alu(BASE, "+=", VXLAN_AND_ETHERNET),
+        *(jump_if(R4, "==", port, "INNER") for port in sorted(target.vxlan_ports)),
+        jump("TRANSPORT"),
+    ]
+
+
+def read_transport(cookie: bytes) -> Block:
+    """Find out whose packet it is. Complete the key; go on at KNOWN, LOOK UP or LEAVE."""
+    return [
+        jump_if(R2, "==", TCP, "TCP"),
+        jump_if(R2, "==", ICMP, "ICMP"),
+        jump_if(R2, "==", ICMPV6, "ICMPv6"),
+        jump_if(R2, "!=", UDP, "LEAVE"),
+        _ports(),
+        _go_if_cookie(UDP_HEADER, cookie, "KNOWN", otherwise="LOOK UP"),
+        label("TCP"),
+        _ports(),
+        _go_if_cookie(TCP_SEQUENCE, cookie, "KNOWN", otherwise="LOOK UP"),
+        _read_icmp("ICMP", ICMP, cookie),
+        _read_icmp("ICMPv6", ICMPV6, cookie),
+        label("QUOTED"),
+        alu(BASE, "=", R3),
+        alu(BASE, "+=", ICMP_HEADER),
+        read_headers("quoted"),
+        _ports(),
+        jump_if(R2, "==", TCP, "LOOK UP"),
+        jump_if(R2, "==", UDP, "LOOK UP"),
+        _echo_ports(),
+        jump("LOOK UP"),
+    ]
+
+
+def _ports() -> Block:
+    return _copy(0, KEY + 32, 4)
+
+
+def _echo_ports() -> Block:
+    """An echo has no ports: its identifier, behind type, code and checksum, stands for both."""
+    return [_copy(4, KEY + 32, 2), _copy(4, KEY + 34, 2)]
+
+
+def _read_icmp(name: str, protocol: int, cookie: bytes) -> Block:
+    return [
+        label(name),
+        _byte(R4, 0),
+        *(jump_if(R4, "==", kind, "QUOTED") for kind in ICMP_ERRORS[protocol]),
+        *(jump_if(R4, "==", kind, f"{name} echo") for kind in ICMP_ECHOES[protocol]),
+        jump("LEAVE"),
+        label(f"{name} echo"),
+        _echo_ports(),
+        _go_if_cookie(ICMP_HEADER, cookie, "KNOWN", otherwise="LOOK UP"),
+    ]
+
+
+def _note_fragment(what: str) -> Block:
+    """Put down what a packet's fragments have in common; R2 is its protocol."""
+    at = FRAGMENT_AT[what]
+    return [_copy(12, at, 8), _copy(4, at + 8, 2), store(HALF, R10 + (at + 10), R2)]
+
+
+def learn_fragment(what: str) -> Block:
+    """Put it into `fragments`, if this is the first one."""
+    at = FRAGMENT_AT[what]
+    return [
+        load(WORD, R1, R10 + at),
+        jump_if(R1, "==", 0, f"{what} not cut"),
+        call(Helper.MAP_UPDATE_ELEM, "fragments", R10 + at, R10 + VALUE, 0),
+        label(f"{what} not cut"),
+    ]
+
+
+def look_up_fragment(what: str) -> Block:
+    """Note the first fragment and go on; tell of a later one, if the first was told of."""
+    return [
+        label(f"{what} first fragment"),
+        _note_fragment(what),
+        jump(f"{what} whole"),
+        label(f"{what} fragment"),
+        _note_fragment(what),
+        call(Helper.MAP_LOOKUP_ELEM, "fragments", R10 + FRAGMENT_AT[what]),
+        jump_if(R0, "==", 0, "LEAVE"),
+        load(WORD, R1, R0 + 0),
+        store(WORD, R10 + VALUE, R1),
+        jump("TELL"),
+    ]

@@ -1,0 +1,75 @@
+"""What the programs at tracepoints write, and where each thing stands on their stack meanwhile. Pure."""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+from netlab.bpf.assembler import R6, R7, R8, R9, R10, Address
+
+
+class Kind(IntEnum):
+    """At which tracepoint a packet was seen."""
+
+    IN = 1
+    OUT = 2
+    DROPPED = 3
+    CONSUMED = 4
+
+
+class Direction(IntEnum):
+    """Whether a packet goes the probe's way or back: a value of the map `flows`. Of the cookie alone none is known."""
+
+    COOKIE = 0
+    THERE = 1
+    BACK = 2
+
+
+class Target(NamedTuple):
+    """What is looked for: the cookie's first 4 bytes; the UDP ports behind which there is another packet."""
+
+    cookie: bytes
+    vxlan_ports: frozenset[int]
+    tunnel_ports: frozenset[int]
+
+
+# What is written: `struct seen`, then the bytes from the network header on.
+SEEN = struct.Struct("=QQQIIIIIIHHI16s14s2x")
+SNAP = 256  # bytes of a packet
+SEEN_SIZE = SEEN.size + SNAP
+FLOW = struct.Struct("=16s16s2s2sB3x")  # source, destination, ports, protocol: a key of the map `flows`
+FRAGMENT = struct.Struct("=4s4s2sH")  # source, destination, identification, protocol: one of the map `fragments`
+DIRECTION_SIZE = 4  # bytes of a value of both
+MOST_FLOWS = 1024
+PLACES = {
+    "time": 0,
+    "buffer": 8,
+    "location": 16,
+    "kind": 24,
+    "reason": 28,
+    "netns": 32,
+    "ifindex": 36,
+    "length": 40,
+    "mark": 44,
+    "captured": 48,
+    "mac": 50,
+    "direction": 52,
+    "device": 56,
+    "frame": 72,
+}
+
+# The stack, from its lower end: a record, then a key, then room for members of `struct sk_buff` and one number.
+RECORD = -512
+PACKET = RECORD + SEEN.size
+KEY = PACKET + SNAP
+VALUE = KEY + FLOW.size
+MEMBERS_AT = VALUE + 8
+FRAGMENT_AT = {"inner": -48, "outer": -32}
+SCRATCH = -8
+CONTEXT, BUFFER, START, BASE = R9, R6, R7, R8  # the arguments, the sk_buff, its network header, offset of the inner one
+
+
+def seen(field: str) -> Address:
+    """Return where a field of the record is."""
+    return R10 + (RECORD + PLACES[field])
