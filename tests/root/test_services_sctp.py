@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,8 @@ def test_without_sctp_the_echo_server_serves_its_other_ports() -> None:
 
 
 def test_without_sctp_up_and_apply_say_so_once(tmp_path: Path) -> None:
+    with suppress(OSError):  # a module that is installed but not loaded counts as there
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
     declared = TOPOLOGY.format(mode="iptables") + DECLARED
     (tmp_path / "topology.yaml").write_text(f"name: nosctp\n{declared}")
     (tmp_path / "web.yaml").write_text(MANIFEST)
