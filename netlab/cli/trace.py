@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -28,16 +29,28 @@ STYLES = {
 }
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def probe_options(command: F) -> F:
+    """Add what says which packet is meant."""
+    for decorate in (
+        click.option("--ttl", type=click.IntRange(1, 255), help="Time to live."),
+        click.option("--df", is_flag=True, help="Do not fragment."),
+        click.option("--size", type=click.IntRange(44, 65535), help="Bytes of the IP packet."),
+        click.option("-6", "version", flag_value=6, type=int, help="By IPv6."),
+        click.option("-4", "version", flag_value=4, type=int, help="By IPv4."),
+        click.option("--icmp", "protocol", flag_value="icmp", help="An echo request: the default without a port."),
+        click.option("--udp", "protocol", flag_value="udp", help="A UDP datagram."),
+        click.option("--tcp", "protocol", flag_value="tcp", help="A TCP connection's first segment."),
+        click.option("-l", "--lab", help="The lab, where there are several."),
+    ):
+        command = decorate(command)
+    return command
+
+
 @click.command("trace", context_settings={"max_content_width": 100})
-@click.option("-l", "--lab", help="The lab, where there are several.")
-@click.option("--tcp", "protocol", flag_value="tcp", help="Connect by TCP.")
-@click.option("--udp", "protocol", flag_value="udp", help="Send a UDP datagram.")
-@click.option("--icmp", "protocol", flag_value="icmp", help="Send an echo request: the default without a port.")
-@click.option("-4", "version", flag_value=4, type=int, help="By IPv4.")
-@click.option("-6", "version", flag_value=6, type=int, help="By IPv6.")
-@click.option("--size", type=click.IntRange(44, 65535), help="Bytes of the IP packet.")
-@click.option("--df", is_flag=True, help="Do not fragment.")
-@click.option("--ttl", type=click.IntRange(1, 255), help="Time to live.")
+@probe_options
 @click.option("--wait", default=1.0, show_default=True, help="Seconds to wait for an answer.")
 @click.option("--reply", is_flag=True, help="Show the answer's way back too.")
 @output_option
@@ -68,18 +81,19 @@ def trace_command(
 
     join()
     found = find_lab(lab)
-    question = _question(found, (src, dst), protocol, version, Options(size, df, ttl, wait))
+    question = make_question(found, (src, dst), protocol, version, Options(size, df, ttl, wait))
     result = trace(found, question)
     if output == "json":
         print_json(as_json(result))
         return
-    for line in tree(result, width=shutil.get_terminal_size().columns, both_ways=reply, style=_style):
+    for line in tree(result, width=shutil.get_terminal_size().columns, both_ways=reply, style=style):
         click.echo(line)
 
 
-def _question(
+def make_question(
     lab: Lab, words: tuple[str, str], protocol: str | None, version: int | None, options: Options
 ) -> Question:
+    """Return what the words of a command line ask for. Raises UsageError."""
     from netlab.trace.question import Protocol, ask
 
     snapshot = lab.snapshot
@@ -101,5 +115,6 @@ def _known(lab: Lab, service: str, namespace: str) -> Known:
     return find_known(lab, service, namespace)
 
 
-def _style(text: str, what: str) -> str:
+def style(text: str, what: str) -> str:
+    """Colour what stands out in a tree."""
     return click.style(text, **STYLES[what])  # type: ignore[arg-type]

@@ -13,8 +13,12 @@ from netlab.kernel import netns
 from netlab.kernel.netlink import Message, Socket, attribute, attribute_u32, attributes, nested
 from netlab.kernel.rtnl import (
     AF_BRIDGE,
+    DUMP_ADDRESSES,
     DUMP_LINKS,
     FAMILY,
+    IFA_ADDRESS,
+    IFA_LOCAL,
+    IFADDR,
     IFF_UP,
     IFINFO,
     IFLA_ADDRESS,
@@ -30,6 +34,7 @@ from netlab.kernel.rtnl import (
     NDA_MASTER,
     NDMSG,
     NTF_SELF,
+    RT_SCOPE_UNIVERSE,
     RTA_DST,
     RTA_GATEWAY,
     RTA_OIF,
@@ -58,11 +63,22 @@ class KernelTables:
     def __init__(self, name: str) -> None:
         self._socket = netns.call(name, Socket)
         self._devices = {device.ifindex: device for device in self._read_devices()}
+        self._addresses: dict[str, list[Address]] | None = None
         self._by_name = {device.name: device for device in self._devices.values()}
 
     def device(self, name: str) -> Device | None:
         """Return an interface."""
         return self._by_name.get(name)
+
+    def devices(self) -> list[Device]:
+        """Return every interface."""
+        return list(self._devices.values())
+
+    def address(self, device: str, version: int) -> Address | None:
+        """Return the first address of an interface that others can reach."""
+        if self._addresses is None:
+            self._addresses = self._read_addresses()
+        return next((one for one in self._addresses.get(device, ()) if one.version == version), None)
 
     def route(self, dst: Address, src: Address | None, arrived_by: str, mark: int) -> RouteEntry | str:
         """Return the entry that a packet meets, `arrived_by` "" for the namespace's own; or why there is none."""
@@ -146,6 +162,16 @@ class KernelTables:
     def _name(self, index: bytes | None) -> str:
         number = struct.unpack("=i", index)[0] if index else 0
         return self._devices[number].name if number in self._devices else ""
+
+    def _read_addresses(self) -> dict[str, list[Address]]:
+        found: dict[str, list[Address]] = {}
+        for _, buffer, start, end in self._socket.dump(DUMP_ADDRESSES):
+            _, _, _, scope, index = IFADDR.unpack_from(buffer, start)
+            packed = attributes(buffer, start + IFADDR.size, end)
+            address = packed.get(IFA_LOCAL) or packed.get(IFA_ADDRESS)
+            if address and scope == RT_SCOPE_UNIVERSE:
+                found.setdefault(self._devices[index].name, []).append(ip_address(address))
+        return found
 
     def _read_devices(self) -> list[Device]:
         links = []

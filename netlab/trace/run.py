@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 
 from netlab import names
-from netlab.errors import KernelError
 from netlab.kernel import netns
 from netlab.kernel.lookup import KernelTables
 from netlab.kernel.symbols import Symbols
@@ -27,6 +26,7 @@ from netlab.trace.hits import Hit, Section, sections
 from netlab.trace.layout import Direction, Kind, Target
 from netlab.trace.model import Places, Trace, Way
 from netlab.trace.netfilter_watch import NetfilterWatch, Report, rule_handles
+from netlab.trace.places import find_namespaces, find_places
 from netlab.trace.probe import Heard, Probe, Reply
 from netlab.trace.question import Protocol, Question
 from netlab.trace.rule_text import Texts
@@ -45,7 +45,7 @@ SEEN_BY = "eBPF programs at the kernel's tracepoints"
 def trace(lab: Lab, question: Question) -> Trace:
     """Send one probe and say what became of it. Raises KernelError or NotSupported."""
     ports = _ports(lab.topology.backend)
-    namespaces = _namespaces(lab)
+    namespaces = find_namespaces(lab)
     with ExitStack() as stack:
         probe = Probe(question, lab.netns(question.source))
         stack.callback(probe.close)
@@ -60,7 +60,7 @@ def trace(lab: Lab, question: Question) -> Trace:
         _without_joined(sightings, symbols),
         lambda name, device: tables[name].device(device) if name in tables else None,
     )
-    places = _places(lab, namespaces.values())
+    places = find_places(lab)
     ways = _ways(journeys, tables, places, reasons, symbols)
     ways = attach_rules(ways, _sections(reports), _find_text())
     ways = attach_connections(ways, ((one.namespace, one.what) for one in reports if isinstance(one.what, Connection)))
@@ -180,29 +180,3 @@ def _find_text() -> Callable[[str, Hit], str]:
         return texts[name].text(hit)
 
     return find
-
-
-def _namespaces(lab: Lab) -> dict[int, str]:
-    """Return the lab's namespaces by inode. Raises KernelError when there are none."""
-    own = [names.fabric(lab.name), *netns.names(f"{names.fabric(lab.name)}.")]
-    found = {}
-    for name in own:
-        try:
-            found[netns.inode(name)] = name
-        except FileNotFoundError:
-            continue
-    if len(found) < 2:
-        raise KernelError(2, f"trace in lab {lab.name}", "it is not up", "`netlab up FILE` brings it up")
-    return found
-
-
-def _places(lab: Lab, namespaces: Iterable[str]) -> Places:
-    snapshot = lab.snapshot
-    members = {}
-    for name in namespaces:
-        owner = names.find_owner(name)
-        members[name] = (owner.name if owner else name) or "underlay"
-    addresses = {ip: f"node {lease.node}" for lease in snapshot.leases.values() for ip in lease.public_ips}
-    addresses |= {ip: f"pod {pod}" for pod, ips in snapshot.pods.items() for ip in ips}
-    leases = {cidr: lease.node for lease in snapshot.leases.values() for cidr in lease.pod_cidrs}
-    return Places(members, addresses, leases, names.ROUTE_PROTOCOL)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,6 +66,12 @@ class Tables(Protocol):
 
     def device(self, name: str) -> Device | None:
         """Return an interface."""
+
+    def devices(self) -> Iterable[Device]:
+        """Return every interface."""
+
+    def address(self, device: str, version: int) -> Address | None:
+        """Return the first address of an interface that others can reach."""
 
     def route(self, dst: Address, src: Address | None, arrived_by: str, mark: int) -> RouteEntry | str:
         """Return the entry that a packet meets, `arrived_by` "" for the namespace's own; or why there is none."""

@@ -1,0 +1,140 @@
+"""A prediction for a lab that is up: the kernel's tables are asked, no packet is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from ipaddress import ip_address
+
+from netlab import names
+from netlab.errors import KernelError
+from netlab.explain.choices import destinations
+from netlab.explain.model import Reading
+from netlab.explain.read import read
+from netlab.kernel.lookup import KernelTables
+from netlab.lab import Lab
+from netlab.plan.build import build
+from netlab.plan.objects import Addr, Objects, Veth
+from netlab.topology.addresses import Address
+from netlab.topology.model import UdpBackend, VxlanBackend
+from netlab.trace.correlate import Role
+from netlab.trace.explain import explain
+from netlab.trace.headers import ICMP, ICMP_ECHOES, ICMPV6, TCP, UDP, Headers, Icmp, Ip, Tcp, Udp
+from netlab.trace.model import Trace, Verdict, Way
+from netlab.trace.places import find_places
+from netlab.trace.predict import TTL, Choice, End, Prediction, World, predict
+from netlab.trace.question import Protocol, Question
+from netlab.trace.tables import Tables
+
+HEADER = {Protocol.ICMP: 8, Protocol.UDP: 8, Protocol.TCP: 20}
+SMALLEST = {4: 20, 6: 40}
+PAYLOAD = 16
+READ_FROM = "nobody: it is what the kernel's tables say now, and no packet was sent"
+
+
+def explained(lab: Lab, question: Question) -> Trace:
+    """Return a prediction in the form of a trace."""
+    found, tables = foresee(lab, question)
+    places = find_places(lab)
+    way = Way(Role.PROBE, explain(found.steps, tables, places, start=0))
+    last = way.hops[-1].member if way.hops else question.source
+    verdict = Verdict.DELIVERED if found.arrives else Verdict.LOST
+    summary = f"it would come to {last}" if found.arrives else f"it would not arrive: {found.end}"
+    return Trace(lab.name, str(question), verdict, summary, (way,) if way.hops else (), READ_FROM, _remarks(found))
+
+
+def _remarks(found: Prediction) -> tuple[str, ...]:
+    if len(found.choices) < 2:
+        return ()
+    listed = ", ".join(f"{one.address}:{one.port} {one.chance}" for one in found.choices)
+    return (f"the Service's rules choose by chance, and the first is followed: {listed}",)
+
+
+def foresee(lab: Lab, question: Question) -> tuple[Prediction, Mapping[str, Tables]]:
+    """Return the way that a probe would take, and the tables that it was read from."""
+    tables: dict[str, Tables] = {}
+
+    def find_tables(namespace: str) -> Tables | None:
+        if namespace not in tables:
+            try:
+                tables[namespace] = KernelTables(namespace)
+            except KernelError:
+                return None
+        return tables[namespace]
+
+    found = predict(world(lab, find_tables), lab.netns(question.source), packet(question))
+    return found, tables
+
+
+def packet(question: Question) -> Headers:
+    """Return the headers of the probe that a question asks for, without a source."""
+    version, protocol, options = question.address.version, question.protocol, question.options
+    numbers = {Protocol.TCP: TCP, Protocol.UDP: UDP, Protocol.ICMP: ICMP if version == 4 else ICMPV6}
+    inside: dict[Protocol, Tcp | Udp | Icmp] = {
+        Protocol.TCP: Tcp(0, question.port, 0, 0, "S"),
+        Protocol.UDP: Udp(0, question.port),
+        Protocol.ICMP: Icmp(ICMP_ECHOES[numbers[Protocol.ICMP]][0], 0),
+    }
+    length = options.size or SMALLEST[version] + HEADER[protocol] + PAYLOAD
+    nowhere = ip_address("0.0.0.0" if version == 4 else "::")
+    ip = Ip(
+        version,
+        nowhere,
+        question.address,
+        numbers[protocol],
+        options.ttl or TTL,
+        length,
+        dont_fragment=options.dont_fragment,
+    )
+    return ip, inside[protocol]
+
+
+def world(lab: Lab, find_tables: Callable[[str], Tables | None]) -> World:
+    """Return what a way through a lab is found by."""
+    snapshot, backend = lab.snapshot, lab.topology.backend
+    objects = build(lab.topology, snapshot).objects
+    nodes = {names.netns(lab.name, node.name): node.name for node in lab.topology.cluster_nodes}
+
+    @cache
+    def reading(node: str) -> Reading:
+        return read(lambda argv: lab.exec(node, argv), lab.topology.families)
+
+    def translate(namespace: str, headers: Headers) -> tuple[Choice, ...]:
+        if namespace not in nodes:
+            return ()
+        ip = next(header for header in headers if isinstance(header, Ip))
+        ports = next((header for header in headers if isinstance(header, (Tcp, Udp))), None)
+        if ports is None:
+            return ()
+        own = snapshot.leases[nodes[namespace]].public_ips
+        asked = ip.dst, "tcp" if isinstance(ports, Tcp) else "udp", ports.dport
+        found = destinations(reading(nodes[namespace]), asked, None if ip.src.is_unspecified else ip.src, own)
+        return tuple(Choice(one.address, one.port, one.chance, one.masqueraded) for one in found)
+
+    return World(
+        find_tables,
+        _cables(objects),
+        _owners(objects),
+        {cidr: ip for lease in snapshot.leases.values() for cidr in lease.pod_cidrs for ip in lease.public_ips},
+        backend.port if isinstance(backend, UdpBackend) else UdpBackend().port,
+        backend.port if isinstance(backend, VxlanBackend) else VxlanBackend().port,
+        translate,
+    )
+
+
+def _cables(objects: Objects) -> dict[End, End]:
+    return {
+        (namespace, entry.name): (entry.peer.netns, entry.peer.name)
+        for namespace, entries in objects.items()
+        for entry in entries
+        if isinstance(entry, Veth)
+    }
+
+
+def _owners(objects: Objects) -> dict[Address, str]:
+    """Return the MAC of each address that a cable's end or a bridge has."""
+    found: dict[Address, str] = {}
+    for entries in objects.values():
+        macs = {entry.name: entry.mac for entry in entries if hasattr(entry, "mac") and hasattr(entry, "name")}
+        found |= {entry.ip.ip: macs[entry.dev] for entry in entries if isinstance(entry, Addr) and macs.get(entry.dev)}
+    return found

@@ -1,0 +1,40 @@
+"""Whose the namespaces and addresses of a lab are."""
+
+from __future__ import annotations
+
+import errno
+
+from netlab import names
+from netlab.errors import KernelError
+from netlab.kernel import netns
+from netlab.lab import Lab
+from netlab.trace.model import Places
+
+UNDERLAY = "underlay"
+
+
+def find_namespaces(lab: Lab) -> dict[int, str]:
+    """Return the lab's namespaces by inode. Raises KernelError when there are none."""
+    fabric = names.fabric(lab.name)
+    found = {}
+    for name in (fabric, *netns.names(f"{fabric}.")):
+        try:
+            found[netns.inode(name)] = name
+        except FileNotFoundError:
+            continue
+    if len(found) < 2:
+        raise KernelError(errno.ENOENT, f"look into lab {lab.name}", "it is not up", "`netlab up FILE` brings it up")
+    return found
+
+
+def find_places(lab: Lab) -> Places:
+    """Return who is meant by each namespace, address and podCIDR."""
+    snapshot = lab.snapshot
+    members = {}
+    for name in find_namespaces(lab).values():
+        owner = names.find_owner(name)
+        members[name] = (owner.name if owner else name) or UNDERLAY
+    addresses = {ip: f"node {lease.node}" for lease in snapshot.leases.values() for ip in lease.public_ips}
+    addresses |= {ip: f"pod {pod}" for pod, ips in snapshot.pods.items() for ip in ips}
+    leases = {cidr: lease.node for lease in snapshot.leases.values() for cidr in lease.pod_cidrs}
+    return Places(members, addresses, leases, names.ROUTE_PROTOCOL)
