@@ -123,6 +123,7 @@ class Helper(IntEnum):
 
     MAP_LOOKUP_ELEM = 1
     MAP_UPDATE_ELEM = 2
+    MAP_DELETE_ELEM = 3
     KTIME_GET_NS = 5
     SKB_STORE_BYTES = 9
     REDIRECT = 23

@@ -51,6 +51,7 @@ def probe_options(command: F) -> F:
 
 @click.command("trace", context_settings={"max_content_width": 100})
 @probe_options
+@click.option("--by", type=click.Choice(["ebpf", "sockets"]), help="See packets by this; the best there is without.")
 @click.option("--wait", default=1.0, show_default=True, help="Seconds to wait for an answer.")
 @click.option("--reply", is_flag=True, help="Show the answer's way back too.")
 @output_option
@@ -63,6 +64,7 @@ def trace_command(
     size: int | None,
     df: bool,
     ttl: int | None,
+    by: str | None,
     wait: float,
     reply: bool,
     output: str,
@@ -77,12 +79,12 @@ def trace_command(
     from netlab.trace.question import Options
     from netlab.trace.render.as_json import as_json
     from netlab.trace.render.tree import tree
-    from netlab.trace.run import trace
+    from netlab.trace.run import Mechanism, trace
 
     join()
     found = find_lab(lab)
     question = make_question(found, (src, dst), protocol, version, Options(size, df, ttl, wait))
-    result = trace(found, question)
+    result = trace(found, question, Mechanism(by) if by else None)
     if output == "json":
         print_json(as_json(result))
         return

@@ -38,9 +38,10 @@ from netlab.bpf.assembler import (
 )
 from netlab.trace.headers import ICMP, ICMP_ECHOES, ICMP_ERRORS, ICMPV6, IPIP, IPV6, TCP, UDP
 from netlab.trace.layout import BASE, FLOW, FRAGMENT_AT, KEY, PACKET, VALUE, Target
+from netlab.trace.mark import following
 
 IPV4_HEADER, IPV6_HEADER, UDP_HEADER, ICMP_HEADER, VXLAN_AND_ETHERNET = 20, 40, 8, 8, 8 + 14
-TCP_SEQUENCE = 4  # where in the header
+TCP_SEQUENCE, TCP_ACKNOWLEDGED = 4, 8  # where in the header
 FRAGMENT_OFFSET, MORE_FRAGMENTS = 0x1FFF, 0x2000
 
 
@@ -107,6 +108,15 @@ def read_headers(what: str) -> Block:
     ]
 
 
+def identify(scratch: Register, dst: Register) -> Block:
+    """Load what tells a packet from the one before in the same memory: IPv4's identification, IPv6's length."""
+    return [
+        alu(scratch, "=", R10),
+        alu(scratch, "+=", BASE),
+        load(HALF, dst, scratch + (PACKET + 4)),
+    ]
+
+
 def enter_tunnels(target: Target) -> Block:
     """Go on at the packet inside, where there is one."""
     return [
@@ -134,7 +144,9 @@ def read_transport(cookie: bytes) -> Block:
         _go_if_cookie(UDP_HEADER, cookie, "KNOWN", otherwise="LOOK UP"),
         label("TCP"),
         _ports(),
-        _go_if_cookie(TCP_SEQUENCE, cookie, "KNOWN", otherwise="LOOK UP"),
+        _go_if_cookie(TCP_SEQUENCE, cookie, "KNOWN", otherwise="ANSWER"),
+        label("ANSWER"),
+        _go_if_cookie(TCP_ACKNOWLEDGED, following(cookie), "KNOWN ANSWER", otherwise="LOOK UP"),
         _read_icmp("ICMP", ICMP, cookie),
         _read_icmp("ICMPv6", ICMPV6, cookie),
         label("QUOTED"),

@@ -40,7 +40,7 @@ SNAP = 256  # bytes of a packet
 SEEN_SIZE = SEEN.size + SNAP
 FLOW = struct.Struct("=16s16s2s2sB3x")  # source, destination, ports, protocol: a key of the map `flows`
 FRAGMENT = struct.Struct("=4s4s2sH")  # source, destination, identification, protocol: one of the map `fragments`
-DIRECTION_SIZE = 4  # bytes of a value of both
+VALUE_SIZE = 8  # bytes of a value of these: the direction, and in `buffers` the identification
 MOST_FLOWS = 1024
 PLACES = {
     "time": 0,

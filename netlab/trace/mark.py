@@ -41,11 +41,9 @@ class Match(NamedTuple):
 
 def matches(cookie: bytes) -> Iterator[Match]:
     """Yield where the first 4 bytes of a cookie may be, in packets and in those that they carry."""
-    number = int.from_bytes(cookie[:4], "big")
-    following = ((number + 1) & 0xFFFF_FFFF).to_bytes(4, "big")
 
     def expected(protocol: int, offset: int) -> bytes:
-        return following if (protocol, offset) == (TCP, ACKNOWLEDGED) else cookie[:4]
+        return following(cookie) if (protocol, offset) == (TCP, ACKNOWLEDGED) else cookie[:4]
 
     for protocol, offset in sorted(PLAIN):
         yield Match(protocol, offset, expected(protocol, offset))
@@ -54,6 +52,11 @@ def matches(cookie: bytes) -> Iterator[Match]:
         for header in HEADERS:
             for offset, number_ in inner:
                 yield Match(carrier, start + header + offset, number_)
+
+
+def following(cookie: bytes) -> bytes:
+    """Return the number after a cookie: what a TCP segment that answers acknowledges."""
+    return ((int.from_bytes(cookie[:4], "big") + 1) & 0xFFFF_FFFF).to_bytes(4, "big")
 
 
 def table(cookie: bytes) -> list[Message]:

@@ -53,6 +53,7 @@ class Probe:
         self.cookie = os.urandom(COOKIE)
         self._version = question.address.version
         self._ident = int.from_bytes(self.cookie[4:6], "big")
+        self._heard: Heard | None = None
         try:
             self._socket = netns.call(namespace, self._open)
         except OSError as exc:
@@ -78,7 +79,17 @@ class Probe:
             opened.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, SEND_QUEUE)
             opened.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("=I", self.sequence))
             opened.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
+        if self._question.protocol is Protocol.UDP:
+            try:
+                opened.connect((str(self._question.address), self._question.port))  # sends nothing yet
+            except OSError as exc:
+                self._heard = _heard(exc)
         return opened
+
+    @property
+    def port(self) -> int:
+        """Return the port that a UDP answer comes to; 0 for other probes."""
+        return int(self._socket.getsockname()[1]) if self._question.protocol is Protocol.UDP else 0
 
     @property
     def sequence(self) -> int:
@@ -91,13 +102,16 @@ class Probe:
 
     def send(self) -> Heard | None:
         """Send it; return what the sender's own kernel said, None when that was nothing."""
+        if self._heard:
+            return self._heard
         target = (str(self._question.address), self._question.port)
         try:
-            if self._question.protocol is Protocol.ICMP:
-                self._socket.sendto(self._echo(), (target[0], 0))
-            else:
-                self._socket.connect(target)
-                if self._question.protocol is Protocol.UDP:
+            match self._question.protocol:
+                case Protocol.ICMP:
+                    self._socket.sendto(self._echo(), (target[0], 0))
+                case Protocol.TCP:
+                    self._socket.connect(target)
+                case Protocol.UDP:
                     self._socket.send(self._payload(HEADER))
         except BlockingIOError:
             return None

@@ -8,8 +8,9 @@
 Each program is the same but for where it finds its arguments. A packet is the probe's own if its payload begins with
 the cookie (UDP, ICMP echo), or its sequence number is the cookie (TCP). Then its addresses and ports, and those of its
 answer, are put into the map `flows`, and packets with these are seen too: answers, the rest of a TCP connection, ICMP
-errors about it. So what NAT made of the probe becomes known where it does. All this is looked for in the packet itself
-and, where it carries another one (VXLAN, flannel's UDP, IP in IP), in that.
+errors about it. So what NAT made of the probe becomes known where it does; what it made of an answer, by the packet's
+place in memory, which the map `buffers` knows. All this is looked for in the packet itself and, where it carries
+another one (VXLAN, flannel's UDP, IP in IP), in that.
 
 What is seen is written to the ring buffer `seen`, in the form of `layout`, which `sighting.read` takes apart. Packets
 with IPv4 options or IPv6 extension headers are not followed. Fragments of IPv4 behind the first have no ports: they are
@@ -48,7 +49,7 @@ from netlab.bpf.assembler import (
     point,
     store,
 )
-from netlab.trace.dissect import enter_tunnels, learn_fragment, look_up_fragment, read_headers, read_transport
+from netlab.trace.dissect import enter_tunnels, identify, learn_fragment, look_up_fragment, read_headers, read_transport
 from netlab.trace.layout import (
     BASE,
     BUFFER,
@@ -91,7 +92,7 @@ TRACEPOINTS = {
 
 def programs(offsets: Mapping[str, int], target: Target) -> dict[str, Program]:
     """Return a program for each tracepoint; `offsets` are those of MEMBERS. Maps: flows, fragments,
-    seen.
+    buffers, seen.
 
     Raises ValueError for a kernel whose structures are too different.
     """
@@ -114,19 +115,25 @@ def _program(kind: Kind, offsets: Mapping[str, int], target: Target) -> Block:
         read_transport(target.cookie),
         label("KNOWN"),
         store(WORD, R10 + VALUE, Direction.COOKIE),
-        _learn(),
+        _learn(Direction.THERE, Direction.BACK),
+        jump("TELL"),
+        label("KNOWN ANSWER"),
+        store(WORD, R10 + VALUE, Direction.BACK),
+        _learn(Direction.BACK, Direction.THERE),
         jump("TELL"),
         label("LOOK UP"),
         call(Helper.MAP_LOOKUP_ELEM, "flows", R10 + KEY),
-        jump_if(R0, "==", 0, "LEAVE"),
+        jump_if(R0, "==", 0, "BY BUFFER"),
         load(WORD, R1, R0 + 0),
         store(WORD, R10 + VALUE, R1),
         label("TELL"),
+        _remember(kind),
         [learn_fragment(what) for what in FRAGMENT_AT],
         _tell(kind, offsets),
         label("LEAVE"),
         alu(R0, "=", 0),
         leave(),
+        _look_up_buffer(),
         [look_up_fragment(what) for what in FRAGMENT_AT],
     ]
 
@@ -200,7 +207,7 @@ def _copy_packet() -> Block:
 # --- what becomes of it ----------------------------------------------------------------------------------------------
 
 
-def _learn() -> Block:
+def _learn(own: Direction, answers: Direction) -> Block:
     """Put the packet's addresses and ports into `flows`, and those of its answer. The first to say so is right."""
 
     def swap(one: int, other: int, size: int) -> Block:
@@ -215,15 +222,45 @@ def _learn() -> Block:
     def put(direction: Direction) -> Block:
         return [
             store(WORD, R10 + SCRATCH, direction),
+            store(WORD, R10 + (SCRATCH + 4), 0),
             call(Helper.MAP_UPDATE_ELEM, "flows", R10 + KEY, R10 + SCRATCH, NO_EXIST),
         ]
 
     return [
-        put(Direction.THERE),
+        put(own),
         swap(0, 16, 8),
         swap(8, 24, 8),
         swap(32, 34, 2),
-        put(Direction.BACK),
+        put(answers),
+    ]
+
+
+def _remember(kind: Kind) -> Block:
+    """Note whose packet is in this memory, with its identification; forget it when the packet ends."""
+    if kind in (Kind.DROPPED, Kind.CONSUMED):
+        return [store(DOUBLE, R10 + SCRATCH, BUFFER), call(Helper.MAP_DELETE_ELEM, "buffers", R10 + SCRATCH)]
+    return [
+        identify(R1, R2),
+        store(WORD, R10 + (VALUE + 4), R2),
+        store(DOUBLE, R10 + SCRATCH, BUFFER),
+        call(Helper.MAP_UPDATE_ELEM, "buffers", R10 + SCRATCH, R10 + VALUE, 0),
+    ]
+
+
+def _look_up_buffer() -> Block:
+    """NAT gave the packet another address while it stayed where it was: make that known too."""
+    return [
+        label("BY BUFFER"),
+        store(DOUBLE, R10 + SCRATCH, BUFFER),
+        call(Helper.MAP_LOOKUP_ELEM, "buffers", R10 + SCRATCH),
+        jump_if(R0, "==", 0, "LEAVE"),
+        identify(R1, R2),
+        load(WORD, R3, R0 + 4),
+        jump_if(R2, "!=", R3, "LEAVE"),  # it is another packet's by now
+        load(WORD, R1, R0 + 0),
+        store(WORD, R10 + VALUE, R1),
+        call(Helper.MAP_UPDATE_ELEM, "flows", R10 + KEY, R10 + VALUE, NO_EXIST),
+        jump("TELL"),
     ]
 
 

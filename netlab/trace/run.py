@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from enum import StrEnum
 from functools import partial
 
 from netlab import names
+from netlab.errors import KernelError
 from netlab.kernel import netns
 from netlab.kernel.lookup import KernelTables
 from netlab.kernel.symbols import Symbols
@@ -30,7 +32,8 @@ from netlab.trace.places import find_namespaces, find_places
 from netlab.trace.probe import Heard, Probe, Reply
 from netlab.trace.question import Protocol, Question
 from netlab.trace.rule_text import Texts
-from netlab.trace.sighting import Sighting, read
+from netlab.trace.sighting import Sighting
+from netlab.trace.sockets import PacketWatch
 from netlab.trace.tables import Tables
 from netlab.trace.verdict import judge
 from netlab.trace.watch import Watch
@@ -39,10 +42,16 @@ STEP = 0.005  # seconds between two looks at what was seen
 QUIET = 0.02  # seconds without news after which a packet that was answered or dropped has come to its end
 FREED_WITH_WHOLE = "skb_release_data"
 UNRESOLVED = 4.0  # seconds in which the kernel gives up on a neighbour that does not answer: 3 requests, 1 s each
-SEEN_BY = "eBPF programs at the kernel's tracepoints"
 
 
-def trace(lab: Lab, question: Question) -> Trace:
+class Mechanism(StrEnum):
+    """How packets are seen. The first that this kernel allows is taken."""
+
+    EBPF = "ebpf"
+    SOCKETS = "sockets"
+
+
+def trace(lab: Lab, question: Question, by: Mechanism | None = None) -> Trace:
     """Send one probe and say what became of it. Raises KernelError or NotSupported."""
     ports = _ports(lab.topology.backend)
     namespaces = find_namespaces(lab)
@@ -50,9 +59,11 @@ def trace(lab: Lab, question: Question) -> Trace:
         probe = Probe(question, lab.netns(question.source))
         stack.callback(probe.close)
         rules = stack.enter_context(NetfilterWatch(_filtering(lab), probe.cookie))
-        watch = stack.enter_context(Watch(Target(probe.cookie[:4], frozenset(ports.vxlan), frozenset(ports.tunnel))))
-        heard, sightings = _send(probe, question, watch, namespaces, ports)
-        reasons = watch.reasons
+        target = Target(probe.cookie[:4], frozenset(ports.vxlan), frozenset(ports.tunnel))
+        watch, remarks = _watch(target, namespaces, ports, probe, by)
+        stack.enter_context(watch)
+        heard, sightings = _send(probe, question, watch)
+        reasons, seen_by = watch.reasons, watch.seen_by
         reports = list(rules.reports())
     tables = {name: KernelTables(name) for name in sorted({one.namespace for one in sightings if one.namespace})}
     symbols = Symbols()
@@ -65,21 +76,34 @@ def trace(lab: Lab, question: Question) -> Trace:
     ways = attach_rules(ways, _sections(reports), _find_text())
     ways = attach_connections(ways, ((one.namespace, one.what) for one in reports if isinstance(one.what, Connection)))
     verdict, summary = judge(question, heard, ways, tables)
-    return Trace(lab.name, str(question), verdict, summary, ways, SEEN_BY)
+    return Trace(lab.name, str(question), verdict, summary, ways, seen_by, remarks)
 
 
 # --- sending and waiting ---------------------------------------------------------------------------------------------
 
 
-def _send(
-    probe: Probe, question: Question, watch: Watch, namespaces: Mapping[int, str], ports: Ports
-) -> tuple[Heard, list[Sighting]]:
+def _watch(
+    target: Target, namespaces: Mapping[int, str], ports: Ports, probe: Probe, by: Mechanism | None
+) -> tuple[Watch | PacketWatch, tuple[str, ...]]:
+    """Return what sees packets, and remarks on why it is not the best. Raises KernelError."""
+    remarks: tuple[str, ...] = ()
+    if by is not Mechanism.SOCKETS:
+        try:
+            return Watch(target, namespaces, ports), ()
+        except KernelError as exc:
+            if by is Mechanism.EBPF:
+                raise
+            remarks = (f"eBPF is not to be had: {str(exc).splitlines()[0]}",)
+    return PacketWatch(target, namespaces.values(), ports, probe.port), remarks
+
+
+def _send(probe: Probe, question: Question, watch: Watch | PacketWatch) -> tuple[Heard, list[Sighting]]:
     """Send the probe; return what the sender heard and what was seen until then and a little longer."""
     sightings: list[Sighting] = []
 
     def look() -> bool:
         """Take in what was seen; say whether there was anything."""
-        news = [read(record, namespaces, ports) for record in watch.records()]
+        news = watch.take()
         sightings.extend(news)
         return bool(news)
 

@@ -7,16 +7,19 @@ They end with this process, however that ends.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 
 from netlab.bpf import btf
 from netlab.bpf.loader import Map, MapType, ProgramType, attach_raw_tracepoint, load
 from netlab.bpf.ring import Ring
-from netlab.trace.layout import DIRECTION_SIZE, FLOW, FRAGMENT, MOST_FLOWS, Target
+from netlab.trace.headers import Ports
+from netlab.trace.layout import FLOW, FRAGMENT, MOST_FLOWS, VALUE_SIZE, Target
 from netlab.trace.program import DROP_REASONS, MEMBERS, programs
+from netlab.trace.sighting import Sighting, read
 
+POINTER = 8  # bytes
 RING = 1 << 20  # bytes: some 3,000 sightings
 NEEDED_BY = "seeing packets at the kernel's tracepoints"
 
@@ -24,7 +27,10 @@ NEEDED_BY = "seeing packets at the kernel's tracepoints"
 class Watch:
     """Programs that look for a packet. Use it in a `with` statement; raises KernelError or NotSupported."""
 
-    def __init__(self, target: Target) -> None:
+    seen_by = "eBPF programs at the kernel's tracepoints"
+
+    def __init__(self, target: Target, namespaces: Mapping[int, str], ports: Ports) -> None:
+        self._namespaces, self._ports = namespaces, ports
         layout = btf.find(MEMBERS, (DROP_REASONS,), needed_by=NEEDED_BY)
         self.reasons = {
             value: name.removeprefix("SKB_DROP_REASON_") for value, name in layout.enums[DROP_REASONS].items()
@@ -34,6 +40,7 @@ class Watch:
             maps: dict[str, Map] = {
                 "flows": _known("flows", FLOW.size),
                 "fragments": _known("fragments", FRAGMENT.size),
+                "buffers": _known("buffers", POINTER, MapType.LRU_HASH),
             }
             for known in maps.values():
                 self._stack.enter_context(known)
@@ -47,9 +54,9 @@ class Watch:
                 self._stack.callback(os.close, attach_raw_tracepoint(descriptor, name))
             self._stack = self._stack.pop_all()  # all went well: they stay until `close`
 
-    def records(self) -> Iterator[bytes]:
-        """Yield what was seen since the last call."""
-        return self._seen.records()
+    def take(self) -> list[Sighting]:
+        """Return what was seen since the last call, in the order in which it was."""
+        return [read(record, self._namespaces, self._ports) for record in self._seen.records()]
 
     def close(self) -> None:
         """Take the programs away."""
@@ -64,7 +71,6 @@ class Watch:
         self.close()
 
 
-def _known(name: str, key_size: int) -> Map:
-    """Make a map of what packets are known by, to their direction."""
-    sizes = {"key_size": key_size, "value_size": DIRECTION_SIZE, "entries": MOST_FLOWS}
-    return Map(name, MapType.HASH, **sizes, preallocated=True)
+def _known(name: str, key_size: int, kind: MapType = MapType.HASH) -> Map:
+    """Make a map of what packets are known by."""
+    return Map(name, kind, key_size=key_size, value_size=VALUE_SIZE, entries=MOST_FLOWS, preallocated=True)
