@@ -76,10 +76,11 @@ def trace_command(
     SRC is a pod, node or machine. DST is one too, `pod/web-1:8080` with a port, a Service (`svc/web:80`), a NodePort
     (`node/n1:30080`) or an address.
     """
+    from netlab.trace.collect import Mechanism
     from netlab.trace.question import Options
     from netlab.trace.render.as_json import as_json
     from netlab.trace.render.tree import tree
-    from netlab.trace.run import Mechanism, trace
+    from netlab.trace.run import trace
 
     join()
     found = find_lab(lab)

@@ -94,9 +94,10 @@ class Measures:
     uplink_width: int
     pod_columns: int
     pod_height: int
+    pod_gap: int = GAP  # above each row of pods in a bridge
 
 
-def measure(scene: Scene) -> Measures:
+def measure(scene: Scene, pod_gap: int = GAP) -> Measures:
     """Choose the sizes for a scene: the number of columns first, then the narrowest card that holds everything."""
     columns = _columns(scene)
     if scene.detail is Detail.COMPACT:
@@ -117,6 +118,7 @@ def measure(scene: Scene) -> Measures:
         uplink_width=uplink_width,
         pod_columns=pod_columns,
         pod_height=2 * CHIP_PAD + LINE * (1 + max((len(pod_lines(pod)) for pod in pods), default=0)),
+        pod_gap=pod_gap,
     )
 
 
@@ -224,8 +226,9 @@ def _place_full(node: NodeBox, rect: Rect, measures: Measures) -> Card:
     y = max((placed.rect.bottom for placed in pods), default=y) + GAP
     bridge = None
     if node.bridge:
-        first = Rect(left + GAP, y + _chip_height(node.bridge) + 4, inner - 2 * GAP, measures.pod_height)
-        bridged = _grid(node.bridged_pods, first, columns=columns, gap=gap)
+        top = y + _chip_height(node.bridge) + 4 + measures.pod_gap - GAP
+        first = Rect(left + GAP, top, inner - 2 * GAP, measures.pod_height)
+        bridged = _grid(node.bridged_pods, first, columns=columns, gap=gap, row_gap=measures.pod_gap)
         bottom = max((placed.rect.bottom + GAP for placed in bridged), default=y + _chip_height(node.bridge))
         bridge = Chip(node.bridge, Rect(left, y, inner, bottom - y), _indent(node.bridge))
         pods += bridged
@@ -243,7 +246,9 @@ def _place_tunnels(tunnels: Iterable[Interface], rect: Rect) -> tuple[Chip, ...]
     return tuple(chips)
 
 
-def _grid(pods: Sequence[PodBox], first_row: Rect, *, columns: int, gap: int) -> tuple[PlacedPod, ...]:
+def _grid(
+    pods: Sequence[PodBox], first_row: Rect, *, columns: int, gap: int, row_gap: int | None = None
+) -> tuple[PlacedPod, ...]:
     """Put pods into columns of equal width, row by row."""
     width = (first_row.w - gap * (columns - 1)) // columns
     return tuple(
@@ -251,7 +256,7 @@ def _grid(pods: Sequence[PodBox], first_row: Rect, *, columns: int, gap: int) ->
             pod,
             Rect(
                 first_row.x + index % columns * (width + gap),
-                first_row.y + index // columns * (first_row.h + gap),
+                first_row.y + index // columns * (first_row.h + (gap if row_gap is None else row_gap)),
                 width,
                 first_row.h,
             ),

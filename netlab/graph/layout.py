@@ -13,6 +13,7 @@ from math import ceil
 
 from netlab.graph.card import (
     CHIP_OUT,
+    GAP,
     LABEL_GAP,
     LINE,
     NAME_LINE,
@@ -104,9 +105,9 @@ class _Frame:
     right: int
 
 
-def arrange(scene: Scene) -> Layout:
-    """Place everything in a scene."""
-    frame = _frame(scene)
+def arrange(scene: Scene, pod_gap: int = GAP) -> Layout:
+    """Place everything in a scene. `pod_gap`: the room above each row of pods in a bridge."""
+    frame = _frame(scene, pod_gap)
     facts = _wrap(scene.facts, frame.right - MARGIN)
     canvas = _Canvas(y=MARGIN + HEADING + FACT_LINE * len(facts) + 12)
     columns = _router_columns(scene.routers)
@@ -142,8 +143,8 @@ def bar_width(bar: SegmentBar | Overlay) -> int:
     return 2 * BAR_PAD + name + sum(FACT_GAP + text_width(fact, Type.FACT) for fact in bar.facts) + kind
 
 
-def _frame(scene: Scene) -> _Frame:
-    measures = measure(scene)
+def _frame(scene: Scene, pod_gap: int) -> _Frame:
+    measures = measure(scene, pod_gap)
     tunnelled_rows = sum(
         any(node.tunnels for node in row)
         for segment in scene.segments

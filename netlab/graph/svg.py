@@ -51,14 +51,19 @@ _NOT_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
 
 def render(scene: Scene) -> str:
     """Return the picture as an SVG document."""
-    layout = arrange(scene)
-    w, h = layout.width, layout.height
+    return draw(scene, arrange(scene))
+
+
+def draw(scene: Scene, layout: Layout, *, over: Iterable[str] = (), css: str = "", view: Rect | None = None) -> str:
+    """Return a picture that is laid out, with elements drawn over it and the rules for those; `view`: only a part."""
+    view = view or Rect(0, 0, layout.width, layout.height)
+    x, y, w, h = view.x, view.y, view.w, view.h
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="netlab" width="{w}" height="{h}" viewBox="0 0 {w} {h}"'
-        f' role="img" aria-label="{_escape(f"netlab lab {scene.name}")}">',
-        f"<style>\n{stylesheet()}</style>",
-        _rect(Rect(0, 0, w, h), "canvas"),
-        *_heading(scene, layout),
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="netlab" width="{w}" height="{h}" viewBox="{x} {y} {w} {h}"'
+        f' role="img" aria-label="{escape_text(f"netlab lab {scene.name}")}">',
+        f"<style>\n{stylesheet()}{css}</style>",
+        _rect(Rect(x, y, w, h), "canvas"),
+        *(_heading(scene, layout) if y == 0 else ()),
         *(_line(points, "wire") for points in layout.wires),
         *(_line(points, "tunnel") for points in layout.tunnels),
         *(line for bar in layout.segments for line in _bar(bar, "underlay")),
@@ -67,12 +72,14 @@ def render(scene: Scene) -> str:
         *(line for card in layout.cards for line in _card(card, scene.detail)),
         *(_dot(point, "dot") for point in layout.wire_dots),
         *(_dot(point, "tunnel-dot") for point in layout.tunnel_dots),
+        *over,
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def _escape(text: str) -> str:
+def escape_text(text: str) -> str:
+    """Return a text as XML: what XML cannot say at all is replaced."""
     return escape(_NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
@@ -82,7 +89,7 @@ def _rect(rect: Rect, css_class: str, radius: int = 0) -> str:
 
 
 def _text(x: int, y: int, text: str, css_class: str) -> str:
-    return f'<text class="{css_class}" x="{x}" y="{y}">{_escape(text)}</text>'
+    return f'<text class="{css_class}" x="{x}" y="{y}">{escape_text(text)}</text>'
 
 
 def _line(points: Sequence[Point], css_class: str) -> str:
@@ -95,7 +102,7 @@ def _dot(point: Point, css_class: str) -> str:
 
 def _titled(title: str, parts: Iterable[str]) -> Iterator[str]:
     """Wrap what is drawn into a group with a tooltip."""
-    yield f"<g><title>{_escape(title)}</title>"
+    yield f"<g><title>{escape_text(title)}</title>"
     yield from parts
     yield "</g>"
 

@@ -44,6 +44,14 @@ class Connection:
         turned = Ends(self.reply.dst, self.reply.dport, self.reply.src, self.reply.sport)
         return turned != self.original
 
+    def begins(self, headers: Headers) -> bool:
+        """Say whether a packet may be its first one, as it came in: its source port may not be known yet, and is 0."""
+        inner = innermost(headers)
+        ip, rest = (*inner, None, None)[:2]
+        if not isinstance(ip, Ip) or ip.protocol != self.protocol or ip.dst != self.original.dst:
+            return False
+        return not isinstance(rest, (Tcp, Udp)) or rest.dport == self.original.dport
+
     def is_of(self, headers: Headers) -> bool:
         """Say whether a packet is this connection's, as it came in or as it went out."""
         inner = innermost(headers)

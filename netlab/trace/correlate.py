@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from netlab.trace.headers import (
-    ICMP_ECHOES,
-    Headers,
+    Ethernet,
     Icmp,
     Ip,
     Quote,
     Tcp,
     fragment_offset,
     innermost,
+    is_echo_reply,
 )
 from netlab.trace.layout import Direction, Kind
 from netlab.trace.sighting import Sighting
@@ -107,15 +107,9 @@ def _role(seen: Sequence[Sighting], before: Sequence[Journey], *, has_probe: boo
         return Role.FRAGMENT if _is_cut_from_probe(seen, before) else Role.ANSWER_FRAGMENT
     if Quote() in headers:
         return Role.ERROR
-    inner = innermost(headers)
-    if any(_goes_back(one) for one in seen) or _is_echo_reply(inner):
+    if any(_goes_back(one) for one in seen) or is_echo_reply(headers):
         return Role.MORE if has_answer else Role.ANSWER
     return Role.MORE if has_probe else Role.PROBE
-
-
-def _is_echo_reply(inner: Headers) -> bool:
-    ip, rest = inner[0], inner[1] if len(inner) > 1 else None
-    return isinstance(ip, Ip) and isinstance(rest, Icmp) and rest.type == ICMP_ECHOES[ip.protocol][1]
 
 
 # --- the way of one packet -------------------------------------------------------------------------------------------
@@ -126,7 +120,7 @@ def _journey(role: Role, seen: Sequence[Sighting], find_device: FindDevice) -> J
     if not steps:
         return None
     parents = [_parent(steps, place, find_device) for place in range(len(steps))]
-    way = _furthest(steps, parents)
+    way = _furthest(steps, parents, find_device)
     rest = [place for place in range(len(steps)) if place not in set(way)]
     return Journey(role, tuple(steps[place] for place in way), _copies(steps, parents, rest))
 
@@ -177,12 +171,22 @@ def _may_follow(earlier: Sighting, later: Sighting, find_device: FindDevice) -> 
     return former.bridge != device.bridge  # the packet left by another port: this is another copy
 
 
-def _furthest(steps: Sequence[Sighting], parents: Sequence[int | None]) -> list[int]:
-    """Return the way of the packet that was delivered or, if none was, of the one that came furthest."""
+def _furthest(steps: Sequence[Sighting], parents: Sequence[int | None], find_device: FindDevice) -> list[int]:
+    """Return the way of the packet that was delivered or, if none was, of the one that came furthest.
+
+    Of a flooded frame's copies that were dropped the one counts that came to whom it was for.
+    """
     delivered = [place for place, one in enumerate(steps) if one.kind is Kind.CONSUMED]
     dropped = [place for place, one in enumerate(steps) if one.kind is Kind.DROPPED]
-    ways = [_way(parents, end) for end in delivered or dropped or range(len(steps))]
+    meant = [place for place in dropped if _is_for(steps[place], find_device)]
+    ways = [_way(parents, end) for end in delivered or meant or dropped or range(len(steps))]
     return max(ways, key=lambda way: (len(way), way[-1]))
+
+
+def _is_for(one: Sighting, find_device: FindDevice) -> bool:
+    """Say whether a frame is for the MAC of the device that it came to."""
+    frame, device = one.headers[0], find_device(one.namespace, one.device)
+    return isinstance(frame, Ethernet) and device is not None and frame.dst == device.mac
 
 
 def _way(parents: Sequence[int | None], end: int) -> list[int]:

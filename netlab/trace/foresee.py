@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from ipaddress import ip_address
 
@@ -17,6 +17,7 @@ from netlab.plan.build import build
 from netlab.plan.objects import Addr, Objects, Veth
 from netlab.topology.addresses import Address
 from netlab.topology.model import UdpBackend, VxlanBackend
+from netlab.trace.connections import Connection
 from netlab.trace.correlate import Role
 from netlab.trace.explain import explain
 from netlab.trace.headers import ICMP, ICMP_ECHOES, ICMPV6, TCP, UDP, Headers, Icmp, Ip, Tcp, Udp
@@ -26,10 +27,12 @@ from netlab.trace.predict import TTL, Choice, End, Prediction, World, predict
 from netlab.trace.question import Protocol, Question
 from netlab.trace.tables import Tables
 
+Translate = Callable[[str, Headers], tuple[Choice, ...]]
+
 HEADER = {Protocol.ICMP: 8, Protocol.UDP: 8, Protocol.TCP: 20}
 SMALLEST = {4: 20, 6: 40}
 PAYLOAD = 16
-READ_FROM = "nobody: it is what the kernel's tables say now, and no packet was sent"
+READ_FROM = "what the kernel's tables say now; nothing was sent"
 
 
 def explained(lab: Lab, question: Question) -> Trace:
@@ -53,17 +56,23 @@ def _remarks(found: Prediction) -> tuple[str, ...]:
 def foresee(lab: Lab, question: Question) -> tuple[Prediction, Mapping[str, Tables]]:
     """Return the way that a probe would take, and the tables that it was read from."""
     tables: dict[str, Tables] = {}
+    return predict(_world(lab, tables, _by_rules(lab)), lab.netns(question.source), packet(question)), tables
 
-    def find_tables(namespace: str) -> Tables | None:
-        if namespace not in tables:
-            try:
-                tables[namespace] = KernelTables(namespace)
-            except KernelError:
-                return None
-        return tables[namespace]
 
-    found = predict(world(lab, find_tables), lab.netns(question.source), packet(question))
-    return found, tables
+def follow(
+    lab: Lab, question: Question, tables: Mapping[str, Tables], connections: Iterable[tuple[str, Connection]]
+) -> Prediction:
+    """Return the way that a probe should have taken, given the destinations that it was given on it."""
+    made = list(connections)
+
+    def translate(namespace: str, headers: Headers) -> tuple[Choice, ...]:
+        for where, connection in made:
+            if where == namespace and connection.is_translated and connection.begins(headers):
+                to = connection.reply
+                return (Choice(to.src, to.sport, "", to.dst != connection.original.src),)
+        return ()
+
+    return predict(_world(lab, dict(tables), translate), lab.netns(question.source), packet(question))
 
 
 def packet(question: Question) -> Headers:
@@ -89,27 +98,17 @@ def packet(question: Question) -> Headers:
     return ip, inside[protocol]
 
 
-def world(lab: Lab, find_tables: Callable[[str], Tables | None]) -> World:
-    """Return what a way through a lab is found by."""
+def _world(lab: Lab, tables: dict[str, Tables], translate: Translate) -> World:
     snapshot, backend = lab.snapshot, lab.topology.backend
     objects = build(lab.topology, snapshot).objects
-    nodes = {names.netns(lab.name, node.name): node.name for node in lab.topology.cluster_nodes}
 
-    @cache
-    def reading(node: str) -> Reading:
-        return read(lambda argv: lab.exec(node, argv), lab.topology.families)
-
-    def translate(namespace: str, headers: Headers) -> tuple[Choice, ...]:
-        if namespace not in nodes:
-            return ()
-        ip = next(header for header in headers if isinstance(header, Ip))
-        ports = next((header for header in headers if isinstance(header, (Tcp, Udp))), None)
-        if ports is None:
-            return ()
-        own = snapshot.leases[nodes[namespace]].public_ips
-        asked = ip.dst, "tcp" if isinstance(ports, Tcp) else "udp", ports.dport
-        found = destinations(reading(nodes[namespace]), asked, None if ip.src.is_unspecified else ip.src, own)
-        return tuple(Choice(one.address, one.port, one.chance, one.masqueraded) for one in found)
+    def find_tables(namespace: str) -> Tables | None:
+        if namespace not in tables:
+            try:
+                tables[namespace] = KernelTables(namespace)
+            except KernelError:
+                return None
+        return tables[namespace]
 
     return World(
         find_tables,
@@ -120,6 +119,28 @@ def world(lab: Lab, find_tables: Callable[[str], Tables | None]) -> World:
         backend.port if isinstance(backend, VxlanBackend) else VxlanBackend().port,
         translate,
     )
+
+
+def _by_rules(lab: Lab) -> Translate:
+    """Return what finds destinations in the Service rules of nodes, which are read when they are first asked for."""
+    snapshot = lab.snapshot
+    nodes = {names.netns(lab.name, node.name): node.name for node in lab.topology.cluster_nodes}
+
+    @cache
+    def reading(node: str) -> Reading:
+        return read(lambda argv: lab.exec(node, argv), lab.topology.families)
+
+    def translate(namespace: str, headers: Headers) -> tuple[Choice, ...]:
+        ports = next((header for header in headers if isinstance(header, (Tcp, Udp))), None)
+        if ports is None or namespace not in nodes:
+            return ()
+        ip = next(header for header in headers if isinstance(header, Ip))
+        own = snapshot.leases[nodes[namespace]].public_ips
+        asked = ip.dst, "tcp" if isinstance(ports, Tcp) else "udp", ports.dport
+        found = destinations(reading(nodes[namespace]), asked, None if ip.src.is_unspecified else ip.src, own)
+        return tuple(Choice(one.address, one.port, one.chance, one.masqueraded) for one in found)
+
+    return translate
 
 
 def _cables(objects: Objects) -> dict[End, End]:

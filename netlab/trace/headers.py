@@ -199,3 +199,9 @@ def first(headers: Headers, kind: type[Ip]) -> Ip | None:
 def fragment_offset(headers: Headers) -> int:
     """Return where in its packet a fragment behind the first begins, in bytes; 0 for all else."""
     return max((header.offset for header in headers if isinstance(header, Ip)), default=0)
+
+
+def is_echo_reply(headers: Headers) -> bool:
+    """Say whether a packet is an echo reply."""
+    ip, rest = (*innermost(headers), None, None)[:2]
+    return isinstance(ip, Ip) and isinstance(rest, Icmp) and rest.type == ICMP_ECHOES[ip.protocol][1]

@@ -105,7 +105,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One probe and what became of it. `seen_by` names the mechanism, `remarks` what it could not tell."""
+    """One probe and what became of it, or would.
+
+    `seen_by` names the mechanism, `remarks` what it could not tell and where the tables say otherwise. `began`: when it
+    was sent, in nanoseconds since the epoch; 0 for a prediction, whose hops have no times.
+    """
 
     lab: str
     question: str
@@ -114,6 +118,7 @@ class Trace:
     ways: tuple[Way, ...]
     seen_by: str
     remarks: tuple[str, ...] = ()
+    began: int = 0
 
 
 @dataclass(frozen=True, slots=True)

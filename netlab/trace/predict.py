@@ -174,8 +174,7 @@ class _Way:
         """A bridge passes a frame up, or on to the port that its FDB names."""
         mac = _mac(frame)
         if arrived_by and mac in (bridge.mac, BROADCAST):
-            self._note(Kind.IN, namespace, bridge.name, frame)
-            self._enter(namespace, bridge.name, frame)
+            self._pass_up(namespace, bridge, frame, tables)
             return
         entry = tables.fdb(mac, bridge.name)
         port = tables.device(entry.device) if entry and not entry.is_local else self._port_of(namespace, mac)
@@ -185,6 +184,23 @@ class _Way:
             self._end(f"{bridge.name} does not send it back to {arrived_by}, unless that is in hairpin mode")
         else:
             self._put(namespace, port, frame, tables)
+
+    def _pass_up(self, namespace: str, bridge: Device, frame: Headers, tables: Tables) -> None:
+        """A frame is for the bridge itself; but what NAT gives an address behind the same bridge stays on it.
+
+        br_netfilter then gives the frame its new receiver's MAC (net/bridge/br_netfilter_hooks.c).
+        """
+        translated = self._translate(namespace, frame)
+        if translated is not frame:
+            ip = _ip(translated)
+            found = tables.route(ip.dst, None, "", 0)
+            if isinstance(found, RouteEntry) and found.device == bridge.name and not found.via:
+                mac = self._resolve(namespace, ip.dst, bridge, tables)
+                if mac:
+                    self._bridge(namespace, bridge, _framed(translated, bridge.mac, mac), tables, "")
+                return
+        self._note(Kind.IN, namespace, bridge.name, translated)
+        self._enter(namespace, bridge.name, translated)
 
     def _come_home(self, namespace: str, device: str, packet: Headers, tables: Tables) -> None:
         """A packet is at its address: it is taken out of its tunnel, or delivered."""

@@ -18,6 +18,7 @@ from netlab.service.known import Known
 from netlab.store.store import Snapshot
 from netlab.topology.addresses import Address
 from netlab.topology.model import Role, Topology
+from netlab.topology.service import Service, ServiceType
 
 UDP_PORT, TCP_PORT = 33434, 80  # traceroute's first, and HTTP's: where the user names none
 LARGEST = 65535
@@ -157,7 +158,7 @@ def _service(one: Reference, find_service: FindService, version: int | None) -> 
         raise UsageError(f"there is no service {one.name!r}", hint)
     ports = [port for port in known.ports if one.port in ("", str(port.port), port.name)]
     if not known.ports:
-        raise UsageError(f"service {one.name} has no cluster IP", "it is one of names only: trace to one of its pods")
+        raise _portless(one.name, known.service)
     if not ports:
         listed = ", ".join(f"{port.port}/{port.protocol}" for port in known.ports)
         raise UsageError(f"service {one.name} has no port {one.port!r}", f"it has {listed}")
@@ -168,6 +169,14 @@ def _service(one: Reference, find_service: FindService, version: int | None) -> 
         )
     address = _choose([port.cluster_ip for port in ports], one.name, version)
     return address, chosen.port, Protocol(chosen.protocol.lower())
+
+
+def _portless(name: str, service: Service) -> UsageError:
+    if service.headless or service.type is ServiceType.EXTERNAL_NAME:
+        return UsageError(f"service {name} has no cluster IP", "it is one of names only: trace to one of its pods")
+    return UsageError(
+        f"service {name} has no rules yet", "the lab's control plane does not answer: see `netlab status`"
+    )
 
 
 def _choose(addresses: Sequence[Address], name: str, version: int | None) -> Address:

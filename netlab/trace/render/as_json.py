@@ -20,6 +20,7 @@ def as_json(trace: Trace) -> dict[str, Any]:
         "question": trace.question,
         "verdict": str(trace.verdict),
         "summary": trace.summary,
+        "beganNs": trace.began,
         "seenBy": trace.seen_by,
         "remarks": list(trace.remarks),
         "ways": [_way(way) for way in trace.ways],

@@ -31,7 +31,7 @@ def tree(trace: Trace, *, width: int, both_ways: bool, style: Style = plain) -> 
     for way in trace.ways:
         if way.role in shown or (way.role is Role.ERROR and trace.verdict is not Verdict.ANSWERED):
             yield ""
-            yield from _way(way, width, style)
+            yield from _way(way, width, style, timed=trace.began > 0)
     yield ""
     yield from _wrap(f"{trace.verdict}: {trace.summary}", width, "", lambda text: style(text, _mood(trace)))
     for way in trace.ways:
@@ -39,7 +39,7 @@ def tree(trace: Trace, *, width: int, both_ways: bool, style: Style = plain) -> 
             at = f" in {way.drop.place}" if way.drop.place else ""
             yield from _wrap(f"the kernel's reason: {way.drop.reason}{at}", width, "  ", lambda text: text)
             yield from _wrap(f"look at: {way.drop.hint}", width, "  ", lambda text: text)
-    aside = f"seen by {trace.seen_by}; {LOOKED_UP} was looked up afterwards"
+    aside = f"seen by {trace.seen_by}; {LOOKED_UP} was looked up afterwards" if trace.began else trace.seen_by
     yield from _wrap(aside, width, "", lambda text: style(text, "aside"))
     for remark in trace.remarks:
         yield from _wrap(remark, width, "", lambda text: style(text, "aside"))
@@ -49,31 +49,31 @@ def _mood(trace: Trace) -> str:
     return "good" if trace.verdict in GOOD else "bad"
 
 
-def _way(way: Way, width: int, style: Style) -> Iterator[str]:
+def _way(way: Way, width: int, style: Style, *, timed: bool) -> Iterator[str]:
     yield style(f"{TITLES.get(way.role, way.role)}: {describe(way.hops[0].headers)}", "way")
-    yield from _hops(way.hops, "", width, style)
+    yield from _hops(way.hops, "", width, style, timed=timed)
     for copy in way.copies:
         yield style("  a copy of it:", "aside")
-        yield from _hops(copy, "  ", width, style)
+        yield from _hops(copy, "  ", width, style, timed=timed)
 
 
-def _hops(hops: Sequence[Hop], indent: str, width: int, style: Style) -> Iterator[str]:
+def _hops(hops: Sequence[Hop], indent: str, width: int, style: Style, *, timed: bool) -> Iterator[str]:
     member = None
     for hop in hops:
         if hop.member != member:
             member = hop.member
             yield f"{indent}{style(member or 'outside the lab', 'member')}"
-        time = f"{hop.time / 1000:8.1f} us"
+        time = f"{hop.time / 1000:8.1f} us" if timed else " " * len("   123.4 us")
         event = style(f"{ARROWS[hop.event]:4}", "bad" if hop.event is Event.DROPPED else "event")
         yield f"{indent}{time}  {event} {style(hop.device or '-', 'device')}"
         for change in hop.changes:
             yield from _wrap(change, width, f"{indent}{'':13}* ", lambda text: style(text, "change"))
         for cause in hop.causes:
-            yield from _wrap(_cause(cause), width, f"{indent}{'':13}", lambda text: style(text, "cause"))
+            yield from _wrap(_cause(cause, timed=timed), width, f"{indent}{'':13}", lambda text: style(text, "cause"))
 
 
-def _cause(cause: Cause) -> str:
-    mark = LOOKED_UP if cause.source is Source.LOOKED_UP else ""
+def _cause(cause: Cause, *, timed: bool) -> str:
+    mark = LOOKED_UP if timed and cause.source is Source.LOOKED_UP else ""
     origin = f"  ({cause.origin})" if cause.origin else ""
     return f"{mark}{cause.topic} {cause.text}{origin}"
 

@@ -1,0 +1,134 @@
+"""One probe sent, and all that was seen and said of it until it had come to its end: armed, sent, waited for, disarmed."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from netlab import names
+from netlab.errors import KernelError
+from netlab.kernel import netns
+from netlab.lab import Lab
+from netlab.topology.model import Backend, UdpBackend, VxlanBackend
+from netlab.trace.correlate import ENDS
+from netlab.trace.headers import Ports
+from netlab.trace.layout import Direction, Target
+from netlab.trace.netfilter_watch import NetfilterWatch, Report
+from netlab.trace.places import find_namespaces
+from netlab.trace.probe import Heard, Probe, Reply
+from netlab.trace.question import Protocol, Question
+from netlab.trace.sighting import Sighting
+from netlab.trace.sockets import PacketWatch
+from netlab.trace.watch import Watch
+
+STEP = 0.001  # seconds between two looks at what was seen
+QUIET = 0.005  # seconds without news after which a packet that was answered or dropped has come to its end
+UNRESOLVED = 4.0  # seconds in which the kernel gives up on a neighbour that does not answer: 3 requests, 1 s each
+
+
+class Mechanism(StrEnum):
+    """How packets are seen. The first that this kernel allows is taken."""
+
+    EBPF = "ebpf"
+    SOCKETS = "sockets"
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What is known of a probe. `began`: when it was sent, in nanoseconds since the epoch.
+
+    `reasons` has the kernel's names of why packets are dropped; `remarks` say why packets are not seen better.
+    """
+
+    heard: Heard
+    sightings: Sequence[Sighting]
+    reports: Sequence[Report]
+    reasons: Mapping[int, str]
+    seen_by: str
+    remarks: tuple[str, ...]
+    began: int
+
+
+def collect(lab: Lab, question: Question, by: Mechanism | None = None) -> Collected:
+    """Send a probe and watch it. Raises KernelError or NotSupported."""
+    ports = _ports(lab.topology.backend)
+    namespaces = find_namespaces(lab)
+    with ExitStack() as stack:
+        probe = Probe(question, lab.netns(question.source))
+        stack.callback(probe.close)
+        rules = stack.enter_context(NetfilterWatch(_filtering(lab), probe.cookie))
+        target = Target(probe.cookie[:4], frozenset(ports.vxlan), frozenset(ports.tunnel))
+        watch, remarks = _watch(target, namespaces, ports, probe, by)
+        stack.enter_context(watch)
+        began = time.time_ns()
+        heard, sightings = _send(probe, question, watch)
+        return Collected(heard, sightings, list(rules.reports()), watch.reasons, watch.seen_by, remarks, began)
+
+
+def _ports(backend: Backend) -> Ports:
+    """Return the ports of the lab's tunnels besides the usual ones."""
+    usual = Ports()
+    if isinstance(backend, VxlanBackend):
+        return replace(usual, vxlan={*usual.vxlan, backend.port})
+    return replace(usual, tunnel={*usual.tunnel, backend.port}) if isinstance(backend, UdpBackend) else usual
+
+
+def _filtering(lab: Lab) -> list[str]:
+    """Return the namespaces whose rules are traced: those of all but pods."""
+    topology = lab.topology
+    members = [*(node.name for node in topology.nodes), *(router.name for router in topology.routers)]
+    return [name for name in (names.netns(lab.name, member) for member in members) if netns.is_alive(name)]
+
+
+def _watch(
+    target: Target, namespaces: Mapping[int, str], ports: Ports, probe: Probe, by: Mechanism | None
+) -> tuple[Watch | PacketWatch, tuple[str, ...]]:
+    """Return what sees packets, and remarks on why it is not the best. Raises KernelError."""
+    remarks: tuple[str, ...] = ()
+    if by is not Mechanism.SOCKETS:
+        try:
+            return Watch(target, namespaces, ports), ()
+        except KernelError as exc:
+            if by is Mechanism.EBPF:
+                raise
+            remarks = (f"eBPF is not to be had: {str(exc).splitlines()[0]}",)
+    return PacketWatch(target, namespaces.values(), ports, probe.port), remarks
+
+
+def _send(probe: Probe, question: Question, watch: Watch | PacketWatch) -> tuple[Heard, list[Sighting]]:
+    """Send the probe; return what the sender heard and what was seen until then and a little longer."""
+    sightings: list[Sighting] = []
+
+    def look() -> bool:
+        """Take in what was seen; say whether there was anything."""
+        news = watch.take()
+        sightings.extend(news)
+        return bool(news)
+
+    heard = probe.send()
+    begin = last_news = time.monotonic()
+    ready = select.poll()
+    ready.register(probe.fileno(), select.POLLOUT if question.protocol is Protocol.TCP else select.POLLIN)
+    while True:
+        now = time.monotonic()
+        if look():
+            last_news = now
+        if heard is None and ready.poll(STEP * 1000):
+            heard = probe.receive()
+            continue
+        if heard is not None:
+            time.sleep(STEP)
+        if now - last_news > QUIET and (heard is not None or now - begin > _patience(question, sightings)):
+            return heard or Heard(Reply.NONE), sightings
+
+
+def _patience(question: Question, sightings: Sequence[Sighting]) -> float:
+    """Return how many seconds to wait for an answer: longer for a packet that may still be on its way."""
+    probes = [one for one in sightings if one.direction is not Direction.BACK]
+    on_their_way = {one.buffer for one in probes if one.kind not in ENDS}
+    ended = any(one.kind in ENDS and one.buffer in on_their_way for one in probes)
+    return question.options.wait if ended else max(question.options.wait, UNRESOLVED)
