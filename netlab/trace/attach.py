@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from netlab.trace.connections import Connection
@@ -65,30 +65,39 @@ def _with(hop: Hop, causes: Sequence[Cause]) -> Hop:
     return replace(hop, causes=(*hop.causes, *causes)) if causes else hop
 
 
-def _places(ways: Sequence[Way], section: Section) -> Iterable[tuple[int, int]]:
-    """Yield where a section may belong, the best first."""
+def _places(ways: Sequence[Way], section: Section) -> Iterator[tuple[int, int]]:
+    """Yield where a section may belong, the best first: where this very header is outermost, then where it is inside.
+
+    Rules at OUTPUT may send a packet to another device than they were told of.
+    """
     here = [
         (number, step, hop)
         for number, way in enumerate(ways)
         for step, hop in enumerate(way.hops)
-        if hop.namespace == section.namespace and _is_of(section.first, hop)
+        if hop.namespace == section.namespace
     ]
     first = section.first
     wanted = (Event.OUT, first.oif) if first.oif else (Event.IN, first.iif)
-    yield from ((number, step) for number, step, hop in here if (hop.event, hop.ifindex) == wanted)
-    yield from ((number, step) for number, step, hop in here if hop.event is Event.DROPPED)
-    yield from ((number, step) for number, step, hop in here if hop.event is not Event.OUT)
+    for is_of in (_is_outermost, _is_inside):
+        mine = [(number, step, hop) for number, step, hop in here if is_of(first, hop)]
+        yield from ((number, step) for number, step, hop in mine if (hop.event, hop.ifindex) == wanted)
+        yield from ((number, step) for number, step, hop in mine if hop.event is Event.DROPPED)
+        yield from ((number, step) for number, step, hop in mine if hop.event is wanted[0])
+        yield from ((number, step) for number, step, hop in mine if hop.event is not Event.OUT)
 
 
-def _is_of(hit: Hit, hop: Hop) -> bool:
-    """Say whether a report can be about the packet of a hop: NAT may have changed its source in between."""
-    for header in hop.headers:
-        if isinstance(header, Ip) and header.protocol == hit.protocol:
-            if header.version == 4 and header.ident == hit.ident:
-                return True
-            if header.version == 6:
-                return True
-    return False
+def _is_outermost(hit: Hit, hop: Hop) -> bool:
+    header = next((header for header in hop.headers if isinstance(header, Ip)), None)
+    return header is not None and _is_of(hit, header)
+
+
+def _is_inside(hit: Hit, hop: Hop) -> bool:
+    return any(_is_of(hit, header) for header in hop.headers if isinstance(header, Ip))
+
+
+def _is_of(hit: Hit, header: Ip) -> bool:
+    """Say whether a report can be about a packet with this header: NAT may have changed its source in between."""
+    return header.protocol == hit.protocol and (header.version == 6 or header.ident == hit.ident)
 
 
 def _cause(hit: Hit, text: str) -> Cause:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 
-from netlab.trace.headers import Headers, Icmp, Ip, Tcp, Udp, Vxlan, innermost
+from netlab.trace.headers import Headers, Icmp, Ip, Tcp, Udp, Vxlan, innermost, with_port
 
 
 def changes(before: Headers, after: Headers) -> tuple[str, ...]:
@@ -15,7 +16,7 @@ def changes(before: Headers, after: Headers) -> tuple[str, ...]:
 def _changes(before: Headers, after: Headers) -> Iterator[str]:
     wrapping, former = _wrapping(after), _wrapping(before)
     if len(wrapping) > len(former):
-        yield f"wrapped in {' '.join(wrapping[len(former) :])}"
+        yield f"wrapped in {' '.join(wrapping[: len(wrapping) - len(former)])}"
     elif len(wrapping) < len(former):
         yield "unwrapped"
     elif wrapping != former:
@@ -35,7 +36,7 @@ def _wrapping(headers: Headers) -> list[str]:
     words = []
     for place, header in enumerate(around):
         if isinstance(header, Ip):
-            inside = around[place + 1 :]
+            inside = list(takewhile(lambda one: not isinstance(one, Ip), around[place + 1 :]))
             kind = next((f"VXLAN VNI {one.vni}" for one in inside if isinstance(one, Vxlan)), "")
             kind = kind or ("UDP" if any(isinstance(one, Udp) for one in inside) else "IP")
             words.append(f"{kind} {header.src} > {header.dst}")
@@ -50,8 +51,7 @@ def _ends(headers: Headers) -> tuple[str, str]:
     ip = inner[0]
     match inner[1] if len(inner) > 1 else None:
         case Tcp(sport=sport, dport=dport) | Udp(sport=sport, dport=dport):
-            form = "{}:{}" if ip.version == 4 else "[{}]:{}"
-            return form.format(ip.src, sport), form.format(ip.dst, dport)
+            return with_port(ip.src, sport), with_port(ip.dst, dport)
     return str(ip.src), str(ip.dst)
 
 

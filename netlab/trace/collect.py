@@ -1,4 +1,4 @@
-"""One probe sent, and all that was seen and said of it until it had come to its end: armed, sent, waited for, disarmed."""
+"""One probe: armed for, sent, waited for and disarmed, with all that was seen and said of it meanwhile."""
 
 from __future__ import annotations
 

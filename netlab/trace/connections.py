@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from netlab.kernel.netlink import attributes, nested
 from netlab.topology.addresses import Address
-from netlab.trace.headers import ICMP, ICMPV6, Headers, Icmp, Ip, Tcp, Udp, innermost
+from netlab.trace.headers import ICMP, ICMPV6, Headers, Icmp, Ip, Tcp, Udp, innermost, with_port
 
 TUPLE_ORIG, TUPLE_REPLY, TUPLE_IP, TUPLE_PROTO = 1, 2, 1, 2
 V4_SRC, V4_DST, V6_SRC, V6_DST = 1, 2, 3, 4
@@ -27,7 +27,7 @@ class Ends:
     dport: int
 
     def __str__(self) -> str:
-        return f"{_end(self.src, self.sport)} > {_end(self.dst, self.dport)}"
+        return f"{with_port(self.src, self.sport)} > {with_port(self.dst, self.dport)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,3 @@ def _tuple(payload: bytes) -> tuple[int, Ends] | None:
         return number, Ends(ip_address(src), echo, ip_address(dst), echo)
     sport, dport = (int.from_bytes(protocol.get(kind, b""), "big") for kind in (PROTO_SRC_PORT, PROTO_DST_PORT))
     return number, Ends(ip_address(src), sport, ip_address(dst), dport)
-
-
-def _end(address: Address, port: int) -> str:
-    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"

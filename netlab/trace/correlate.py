@@ -116,13 +116,18 @@ def _role(seen: Sequence[Sighting], before: Sequence[Journey], *, has_probe: boo
 
 
 def _journey(role: Role, seen: Sequence[Sighting], find_device: FindDevice) -> Journey | None:
-    steps = _without_strays(seen)
+    steps = _without_strays(seen) or (_unsent(seen) if role is Role.PROBE else [])
     if not steps:
         return None
     parents = [_parent(steps, place, find_device) for place in range(len(steps))]
     way = _furthest(steps, parents, find_device)
     rest = [place for place in range(len(steps)) if place not in set(way)]
     return Journey(role, tuple(steps[place] for place in way), _copies(steps, parents, rest))
+
+
+def _unsent(seen: Sequence[Sighting]) -> list[Sighting]:
+    """Return the end of a packet that its sender's own kernel dropped."""
+    return [one for one in seen if one.kind is Kind.DROPPED][-1:]
 
 
 def _without_strays(seen: Sequence[Sighting]) -> list[Sighting]:
@@ -176,16 +181,24 @@ def _furthest(steps: Sequence[Sighting], parents: Sequence[int | None], find_dev
 
     Of a flooded frame's copies that were dropped the one counts that came to whom it was for.
     """
-    delivered = [place for place, one in enumerate(steps) if one.kind is Kind.CONSUMED]
+    delivered = [
+        place for place, one in enumerate(steps) if one.kind is Kind.CONSUMED and not _is_sent_on(steps, place)
+    ]
     dropped = [place for place, one in enumerate(steps) if one.kind is Kind.DROPPED]
     meant = [place for place in dropped if _is_for(steps[place], find_device)]
     ways = [_way(parents, end) for end in delivered or meant or dropped or range(len(steps))]
     return max(ways, key=lambda way: (len(way), way[-1]))
 
 
+def _is_sent_on(steps: Sequence[Sighting], place: int) -> bool:
+    """Say whether it was a forwarder's process that read the packet: it is seen in that namespace again."""
+    later = (one for one in steps[place + 1 :] if one.kind not in ENDS)
+    return any(one.namespace == steps[place].namespace for one in later)
+
+
 def _is_for(one: Sighting, find_device: FindDevice) -> bool:
     """Say whether a frame is for the MAC of the device that it came to."""
-    frame, device = one.headers[0], find_device(one.namespace, one.device)
+    frame, device = next(iter(one.headers), None), find_device(one.namespace, one.device)
     return isinstance(frame, Ethernet) and device is not None and frame.dst == device.mac
 
 

@@ -121,18 +121,19 @@ def _ethernet(frame: bytes) -> Ethernet:
 def _ip(packet: bytes, ports: Ports) -> Iterator[Header]:
     match packet[0] >> 4:
         case 4:
-            length, ident, fragment, ttl, protocol = struct.unpack_from("!2xHHHBB", packet)
-            src, dst = ip_address(packet[12:16]), ip_address(packet[16:20])
+            length, ident, fragment, ttl, protocol, source, target = struct.unpack_from("!2xHHHBB2x4s4s", packet)
+            src, dst = ip_address(source), ip_address(target)
             offset = (fragment & 0x1FFF) * 8
             yield Ip(
                 4, src, dst, protocol, ttl, length, ident, bool(fragment & 0x4000), bool(fragment & 0x2000), offset
             )
-            rest = packet[(packet[0] & 15) * 4 :]
-            if offset:  # what follows is not a header
+            size = (packet[0] & 15) * 4
+            if offset or size < 20:  # what follows is not a header
                 return
+            rest = packet[size:]
         case 6:
-            length, protocol, ttl = struct.unpack_from("!4xHBB", packet)
-            yield Ip(6, ip_address(packet[8:24]), ip_address(packet[24:40]), protocol, ttl, length + 40)
+            length, protocol, ttl, source, target = struct.unpack_from("!4xHBB16s16s", packet)
+            yield Ip(6, ip_address(source), ip_address(target), protocol, ttl, length + 40)
             rest = packet[40:]
         case _:
             return
@@ -156,8 +157,8 @@ def _udp(rest: bytes, ports: Ports) -> Iterator[Header]:
     header = Udp(*struct.unpack_from("!HH4x", rest))
     yield header
     if header.dport in ports.vxlan:
-        yield Vxlan(int.from_bytes(rest[12:15], "big"))
-        yield _ethernet(rest[16:30])
+        yield Vxlan(struct.unpack_from("!12xI", rest)[0] >> 8)
+        yield _ethernet(*struct.unpack_from("!16x14s", rest))
         yield from _ip(rest[30:], ports)
     elif header.dport in ports.tunnel:
         yield from _ip(rest[8:], ports)
@@ -205,3 +206,8 @@ def is_echo_reply(headers: Headers) -> bool:
     """Say whether a packet is an echo reply."""
     ip, rest = (*innermost(headers), None, None)[:2]
     return isinstance(ip, Ip) and isinstance(rest, Icmp) and rest.type == ICMP_ECHOES[ip.protocol][1]
+
+
+def with_port(address: Address, port: int) -> str:
+    """Return an address and port as URLs write them."""
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"

@@ -19,6 +19,7 @@ from netlab.store.store import Snapshot
 from netlab.topology.addresses import Address
 from netlab.topology.model import Role, Topology
 from netlab.topology.service import Service, ServiceType
+from netlab.trace.headers import with_port
 
 UDP_PORT, TCP_PORT = 33434, 80  # traceroute's first, and HTTP's: where the user names none
 LARGEST = 65535
@@ -27,7 +28,7 @@ FindService = Callable[[str, str], Known]  # namespace, name
 FindAddresses = Callable[[str], Sequence[Address]]  # of a member
 
 _REFERENCE = re.compile(
-    r"(?:(?P<kind>[a-z]+)/)?(?P<name>\[[^\]]*\]|[^:\[\]/]+|[0-9A-Fa-f:.]*::?[0-9A-Fa-f:.]*)(?::(?P<port>\w[-\w]*))?"
+    r"(?:(?P<kind>[a-z]+)/)?(?P<name>\[[^\[\]]+\]|[^:\[\]/]+|[0-9A-Fa-f:.]*::?[0-9A-Fa-f:.]*)(?::(?P<port>\w[-\w]*))?"
 )
 KINDS = {
     **dict.fromkeys(("pod", "pods", "po"), "pod"),
@@ -76,7 +77,7 @@ class Question:
     options: Options
 
     def __str__(self) -> str:
-        at = f"{self.address}" if not self.port else f"{_bracketed(self.address)}:{self.port}"
+        at = with_port(self.address, self.port) if self.port else str(self.address)
         return f"{self.source} -> {self.destination} ({self.protocol} to {at})"
 
 
@@ -123,7 +124,7 @@ def _require_member(topology: Topology, one: Reference) -> None:
     }
     if one.kind == "svc":
         raise UsageError(f"service {one.name!r} cannot send", "a Service is only an address: trace from a pod or node")
-    among = kinds.get(one.kind) or list(topology.members())
+    among = kinds[one.kind] if one.kind else list(topology.members())
     if one.name not in among:
         close = difflib.get_close_matches(one.name, among, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(among) or 'none'}"
@@ -156,7 +157,7 @@ def _service(one: Reference, find_service: FindService, version: int | None) -> 
         close = difflib.get_close_matches(one.name, names, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names) or 'none'}"
         raise UsageError(f"there is no service {one.name!r}", hint)
-    ports = [port for port in known.ports if one.port in ("", str(port.port), port.name)]
+    ports = [port for port in known.ports if one.port in ("", str(port.port), port.port_name)]
     if not known.ports:
         raise _portless(one.name, known.service)
     if not ports:
@@ -186,7 +187,3 @@ def _choose(addresses: Sequence[Address], name: str, version: int | None) -> Add
     raise UsageError(
         f"{name} has no IPv{version} address" if version else f"{name} has no address", "see `netlab inspect`"
     )
-
-
-def _bracketed(address: Address) -> str:
-    return str(address) if address.version == 4 else f"[{address}]"

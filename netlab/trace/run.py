@@ -16,10 +16,10 @@ from netlab.trace.collect import Collected, Mechanism, collect
 from netlab.trace.compare import differences
 from netlab.trace.connections import Connection
 from netlab.trace.correlate import Journey, Role, correlate
-from netlab.trace.drops import find_drop
+from netlab.trace.drops import find_drop, name_rule
 from netlab.trace.explain import explain
 from netlab.trace.foresee import follow
-from netlab.trace.headers import fragment_offset, is_echo_reply
+from netlab.trace.headers import Ip, Tcp, Udp, fragment_offset, innermost, is_echo_reply, with_port
 from netlab.trace.hits import Hit, Section, sections
 from netlab.trace.layout import Kind
 from netlab.trace.model import Places, Trace, Way
@@ -51,7 +51,9 @@ def understand(lab: Lab, question: Question, found: Collected) -> Trace:
     )
     places = find_places(lab)
     ways = _ways(journeys, tables, places, found.reasons, symbols)
+    ways = tuple(_since_sending(way, question) if way.role is Role.PROBE else way for way in ways)
     ways = attach_rules(ways, _sections(found.reports), _find_text())
+    ways = tuple(name_rule(way) for way in ways)
     connections = [(one.namespace, one.what) for one in found.reports if isinstance(one.what, Connection)]
     ways = attach_connections(ways, connections)
     verdict, summary = judge(question, found.heard, ways, tables)
@@ -96,9 +98,21 @@ def _ways(
         drop = None
         if last.kind is Kind.DROPPED:
             reason = reasons.get(last.reason, f"reason {last.reason}")
-            drop = find_drop(reason, symbols.name(last.location), hops)
+            drop = find_drop(reason, symbols.name(last.location), hops, tables.get(last.namespace))
         found.append(Way(journey.role, hops, copies, drop))
     return tuple(found)
+
+
+def _since_sending(way: Way, question: Question) -> Way:
+    """Say at the first hop what rules changed before the packet was seen: a node's own packets meet them first."""
+    ip, rest = (*innermost(way.hops[0].headers), None, None)[:2]
+    if not isinstance(ip, Ip) or ip.dst == question.address:
+        return way
+    was, now = (str(end) for end in (question.address, ip.dst))
+    if isinstance(rest, (Tcp, Udp)):
+        was, now = with_port(question.address, question.port), with_port(ip.dst, rest.dport)
+    first = replace(way.hops[0], changes=(f"destination {was} -> {now}", *way.hops[0].changes))
+    return replace(way, hops=(first, *way.hops[1:]))
 
 
 def _sections(reports: Iterable[Report]) -> list[Section]:

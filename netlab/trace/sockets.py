@@ -17,6 +17,7 @@ from types import TracebackType
 
 from netlab.errors import KernelError
 from netlab.kernel import netns
+from netlab.kernel.timestamps import await_time_stamps
 from netlab.trace.headers import (
     ICMP_ECHOES,
     TCP,
@@ -66,6 +67,7 @@ class PacketWatch:
             for name in namespaces:
                 self._sockets[name] = opened = netns.call(name, _open, name, program)
                 self._stack.callback(opened.close)
+            await_time_stamps()
             self._stack = self._stack.pop_all()
 
     def take(self) -> list[Sighting]:
