@@ -58,13 +58,23 @@ RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, interface
 
 
 class KernelTables:
-    """The tables of a namespace. Its devices are read when it is made. Raises KernelError, OSError."""
+    """The tables of the namespace that a socket is of. Its devices are read when it is made. Raises OSError."""
 
-    def __init__(self, name: str) -> None:
-        self._socket = netns.call(name, Socket)
+    def __init__(self, asked: Socket) -> None:
+        self._socket = asked
         self._devices = {device.ifindex: device for device in self._read_devices()}
         self._addresses: dict[str, list[Address]] | None = None
         self._by_name = {device.name: device for device in self._devices.values()}
+
+    @classmethod
+    def of(cls, name: str) -> KernelTables:
+        """Return a namespace's tables. Raises KernelError."""
+        return cls(netns.call(name, Socket))
+
+    @classmethod
+    def here(cls, name: str) -> KernelTables:
+        """Return the tables of this thread's namespace, for `netns.call_each`."""
+        return cls(Socket())
 
     def device(self, name: str) -> Device | None:
         """Return an interface."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -41,6 +42,7 @@ class Mechanism(StrEnum):
 class Collected:
     """What is known of a probe. `began`: when it was sent, in nanoseconds since the epoch.
 
+    `disarming` takes away what watched; it takes the kernel a while, in which all this can be looked at.
     `reasons` has the kernel's names of why packets are dropped; `remarks` say why packets are not seen better.
     """
 
@@ -51,6 +53,7 @@ class Collected:
     seen_by: str
     remarks: tuple[str, ...]
     began: int
+    disarming: threading.Thread
 
 
 def collect(lab: Lab, question: Question, by: Mechanism | None = None) -> Collected:
@@ -66,7 +69,10 @@ def collect(lab: Lab, question: Question, by: Mechanism | None = None) -> Collec
         stack.enter_context(watch)
         began = time.time_ns()
         heard, sightings = _send(probe, question, watch)
-        return Collected(heard, sightings, list(rules.reports()), watch.reasons, watch.seen_by, remarks, began)
+        reports = list(rules.reports())
+        disarming = threading.Thread(target=stack.pop_all().close)
+    disarming.start()
+    return Collected(heard, sightings, reports, watch.reasons, watch.seen_by, remarks, began, disarming)
 
 
 def _ports(backend: Backend) -> Ports:

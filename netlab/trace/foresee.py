@@ -105,7 +105,7 @@ def _world(lab: Lab, tables: dict[str, Tables], translate: Translate) -> World:
     def find_tables(namespace: str) -> Tables | None:
         if namespace not in tables:
             try:
-                tables[namespace] = KernelTables(namespace)
+                tables[namespace] = KernelTables.of(namespace)
             except KernelError:
                 return None
         return tables[namespace]

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -60,16 +62,17 @@ class NetfilterWatch:
 
     def __init__(self, namespaces: Iterable[str], cookie: bytes) -> None:
         self._stack = ExitStack()
+        self._owners: list[Socket] = []
         self._listeners: list[tuple[str, socket.socket, Callable[[int, bytes], Hit | Connection | None]]] = []
         made = table(cookie)
         with self._stack:
-            for name in namespaces:
-                netns.call(name, self._arm, name, made)
+            self._stack.callback(self._disown)
+            netns.call_each(namespaces, partial(self._arm, made))
             self._stack = self._stack.pop_all()
 
-    def _arm(self, name: str, made: list[Message]) -> None:
+    def _arm(self, made: list[Message], name: str) -> None:
         owner = Socket(NETLINK_NETFILTER)
-        self._stack.callback(owner.close)
+        self._owners.append(owner)
         if failures := owner.request(made):
             raise KernelError(failures[0].errno, f"trace rules in {name}", failures[0].reason)
         groups = {NFTRACE_GROUP: _from_nftables, CONNTRACK_NEW_GROUP: _from_conntrack}
@@ -92,6 +95,14 @@ class NetfilterWatch:
                 path.write_text(BY_NETLINK)
                 self._stack.callback(netns.call, name, path.write_text, before)
 
+    def _disown(self) -> None:
+        """Let the tables go, all at once: each waits for the kernel's other processors (RCU)."""
+        closing = [threading.Thread(target=owner.close) for owner in self._owners]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
+
     def reports(self) -> Iterator[Report]:
         """Yield what was met since the last call, namespace by namespace, each in order."""
         for name, listener, read in self._listeners:
@@ -112,17 +123,19 @@ class NetfilterWatch:
         self.close()
 
 
-def rule_handles(name: str, family: str, table_name: str, chain: str) -> list[int]:
-    """Return the handles of a chain's rules in their order, in a namespace; none when there is no such chain."""
+def open_rules(name: str) -> Socket:
+    """Open a socket to ask a namespace for its rules."""
+    return netns.call(name, Socket, NETLINK_NETFILTER)
+
+
+def rule_handles(asked: Socket, family: str, table_name: str, chain: str) -> list[int]:
+    """Return the handles of a chain's rules in their order; none when there is no such chain."""
     body = struct.pack("!BBH", FAMILY_NUMBERS[family], 0, 0) + attribute_text(1, table_name) + attribute_text(2, chain)
-    asked = netns.call(name, Socket, NETLINK_NETFILTER)
     try:
         listed = asked.dump(Message(GET_RULE, 0, body))
         return [int.from_bytes(attributes(buffer, at + 4, end)[RULE_HANDLE], "big") for _, buffer, at, end in listed]
     except OSError:
         return []
-    finally:
-        asked.close()
 
 
 def _listener() -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -23,7 +24,7 @@ from netlab.trace.headers import Ip, Tcp, Udp, fragment_offset, innermost, is_ec
 from netlab.trace.hits import Hit, Section, sections
 from netlab.trace.layout import Kind
 from netlab.trace.model import Places, Trace, Way
-from netlab.trace.netfilter_watch import Report, rule_handles
+from netlab.trace.netfilter_watch import Report, open_rules, rule_handles
 from netlab.trace.places import find_places
 from netlab.trace.probe import Reply
 from netlab.trace.question import Question
@@ -37,13 +38,18 @@ FREED_WITH_WHOLE = "skb_release_data"
 
 def trace(lab: Lab, question: Question, by: Mechanism | None = None) -> Trace:
     """Send one probe and say what became of it. Raises KernelError or NotSupported."""
-    return understand(lab, question, collect(lab, question, by))
+    found = collect(lab, question, by)
+    try:
+        return understand(lab, question, found)
+    finally:
+        found.disarming.join()
 
 
 def understand(lab: Lab, question: Question, found: Collected) -> Trace:
     """Say what became of a probe."""
+    found = replace(found, sightings=_with_sender(found.sightings, question, lab.netns(question.source)))
     known = sorted({one.namespace for one in found.sightings if one.namespace})
-    tables = {name: KernelTables(name) for name in known}
+    tables = netns.call_each(known, KernelTables.here)
     symbols = Symbols()
     journeys = correlate(
         _with_true_ends(found, symbols),
@@ -52,7 +58,8 @@ def understand(lab: Lab, question: Question, found: Collected) -> Trace:
     places = find_places(lab)
     ways = _ways(journeys, tables, places, found.reasons, symbols)
     ways = tuple(_since_sending(way, question) if way.role is Role.PROBE else way for way in ways)
-    ways = attach_rules(ways, _sections(found.reports), _find_text())
+    with ExitStack() as stack:
+        ways = attach_rules(ways, _sections(found.reports), _find_text(stack))
     ways = tuple(name_rule(way) for way in ways)
     connections = [(one.namespace, one.what) for one in found.reports if isinstance(one.what, Connection)]
     ways = attach_connections(ways, connections)
@@ -61,6 +68,18 @@ def understand(lab: Lab, question: Question, found: Collected) -> Trace:
     expected = follow(lab, question, tables, connections)
     differ = differences(probe.hops, expected, places.members, tables) if probe else ()
     return Trace(lab.name, str(question), verdict, summary, ways, found.seen_by, (*differ, *found.remarks), found.began)
+
+
+def _with_sender(sightings: Sequence[Sighting], question: Question, sender: str) -> list[Sighting]:
+    """Have a probe that was dropped before it had a device be dropped where it was sent."""
+    seen = {one.buffer for one in sightings if one.namespace}
+
+    def is_unsent(one: Sighting) -> bool:
+        ip = next((header for header in one.headers if isinstance(header, Ip)), None)
+        is_new = one.kind is Kind.DROPPED and not one.namespace and one.buffer not in seen
+        return is_new and ip is not None and ip.dst == question.address
+
+    return [replace(one, namespace=sender) if is_unsent(one) else one for one in sightings]
 
 
 def _with_true_ends(found: Collected, symbols: Symbols) -> list[Sighting]:
@@ -123,7 +142,7 @@ def _sections(reports: Iterable[Report]) -> list[Section]:
     return [section for name, hits in found.items() for section in sections(name, hits)]
 
 
-def _find_text() -> Callable[[str, Hit], str]:
+def _find_text(stack: ExitStack) -> Callable[[str, Hit], str]:
     """Return what finds a rule's text, reading each namespace's rules when they are first asked for."""
     texts: dict[str, Texts] = {}
 
@@ -133,7 +152,9 @@ def _find_text() -> Callable[[str, Hit], str]:
 
     def find(name: str, hit: Hit) -> str:
         if name not in texts:
-            texts[name] = Texts(partial(run, name), partial(rule_handles, name))
+            asked = open_rules(name)
+            stack.callback(asked.close)
+            texts[name] = Texts(partial(run, name), partial(rule_handles, asked))
         return texts[name].text(hit)
 
     return find
