@@ -24,6 +24,7 @@ COMMANDS = {
     "address": ("address", "Print the address of a pod, node or router."),
     "trace": ("trace", "Send a probe, show its way hop by hop, and why it went so."),
     "explain": ("explain", "Show the way that a packet would take, without sending one."),
+    "demo": ("demo", "Guided demos: see one thing happen, step by step."),
     "capture": ("capture", "Show the frames that cross an interface."),
     "check": ("check", "Test who reaches whom."),
     "svc": ("svc", "A Service's rules on a node: with counters, and in words."),

@@ -44,11 +44,12 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """One packet's way. `copies` are ways that branch off it, each with what it followed from left out."""
+    """One packet's way. `copies` are ways that branch off it; `branched_from` says for each after which sighting."""
 
     role: Role
     way: tuple[Sighting, ...]
     copies: tuple[tuple[Sighting, ...], ...] = ()
+    branched_from: tuple[Sighting | None, ...] = ()
 
 
 def correlate(sightings: Iterable[Sighting], find_device: FindDevice) -> list[Journey]:
@@ -122,7 +123,14 @@ def _journey(role: Role, seen: Sequence[Sighting], find_device: FindDevice) -> J
     parents = [_parent(steps, place, find_device) for place in range(len(steps))]
     way = _furthest(steps, parents, find_device)
     rest = [place for place in range(len(steps)) if place not in set(way)]
-    return Journey(role, tuple(steps[place] for place in way), _copies(steps, parents, rest))
+    copies = _copies(steps, parents, rest)
+    heads = [parents[places[0]] for places in copies]
+    return Journey(
+        role,
+        tuple(steps[place] for place in way),
+        tuple(tuple(steps[place] for place in places) for places in copies),
+        tuple(None if head is None else steps[head] for head in heads),
+    )
 
 
 def _unsent(seen: Sequence[Sighting]) -> list[Sighting]:
@@ -211,14 +219,11 @@ def _way(parents: Sequence[int | None], end: int) -> list[int]:
     return way[::-1]
 
 
-def _copies(
-    steps: Sequence[Sighting], parents: Sequence[int | None], rest: Sequence[int]
-) -> tuple[tuple[Sighting, ...], ...]:
+def _copies(steps: Sequence[Sighting], parents: Sequence[int | None], rest: Sequence[int]) -> list[list[int]]:
     """Return the branches: each begins where no other of the rest leads to. That a process read it is no branch."""
     branches: dict[int, list[int]] = {}
     heads: dict[int | None, int] = {}
     for place in rest:
         heads[place] = heads.get(parents[place], place)
         branches.setdefault(heads[place], []).append(place)
-    found = (tuple(steps[place] for place in places) for places in branches.values())
-    return tuple(branch for branch in found if any(one.kind is not Kind.CONSUMED for one in branch))
+    return [places for places in branches.values() if any(steps[place].kind is not Kind.CONSUMED for place in places)]

@@ -112,7 +112,8 @@ def _ways(
     start = min((journey.way[0].time for journey in shown), default=0)
     for journey in shown:
         hops = explain(journey.way, tables, places, start=start)
-        copies = tuple(explain(copy, tables, places, start=start) for copy in journey.copies)
+        branches = zip(journey.copies, journey.branched_from, strict=True)
+        copies = tuple(explain(copy, tables, places, start=start, follows=after) for copy, after in branches)
         last = journey.way[-1]
         drop = None
         if last.kind is Kind.DROPPED:

@@ -1,0 +1,1 @@
+"""Guided demos: a small lab, a few commands that show one thing each, and the words between."""
