@@ -181,7 +181,13 @@ class Program:
 
     def code(self, maps: Mapping[str, int]) -> bytes:
         """Encode it for bpf(2), 8 bytes a slot in this machine's byte order; `maps` gives each its descriptor."""
-        return b"".join(self._encode(slot, entry, maps) for slot, entry in self._numbered())
+        return self.encode().code(maps)
+
+    def encode(self) -> Encoded:
+        """Encode all of it but the maps' descriptors: what can be kept."""
+        nothing = dict.fromkeys(self.maps, 0)
+        content = b"".join(self._encode(slot, entry, nothing) for slot, entry in self._numbered())
+        return Encoded(content, tuple((slot, entry.map_name) for slot, entry in self._numbered() if entry.map_name))
 
     def _encode(self, slot: int, entry: Instruction, maps: Mapping[str, int]) -> bytes:
         offset = self.labels[entry.label] - slot - 1 if entry.label else entry.offset
@@ -205,6 +211,25 @@ class Program:
         for slot, entry in self._numbered():
             lines += [*names.get(slot, []), f"{slot:5}: {entry.text}"]
         return "\n".join(lines)
+
+
+class Encoded(NamedTuple):
+    """A program's code, and the slots in which the descriptors of maps are to stand."""
+
+    content: bytes
+    places: tuple[tuple[int, str], ...]
+
+    @property
+    def maps(self) -> frozenset[str]:
+        """Return the names of the maps that it uses."""
+        return frozenset(name for _, name in self.places)
+
+    def code(self, maps: Mapping[str, int]) -> bytes:
+        """Return what bpf(2) takes; `maps` gives each its descriptor."""
+        content = bytearray(self.content)
+        for slot, name in self.places:
+            struct.pack_into("=I", content, slot * 8 + 4, maps[name])
+        return bytes(content)
 
 
 def assemble(block: Block) -> Program:

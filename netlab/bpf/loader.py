@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from netlab.bpf.assembler import Program
+from netlab.bpf.assembler import Encoded, Program
 from netlab.errors import KernelError
 from netlab.kernel import netns
 from netlab.kernel.feature_probes import BPF_SYSCALL
@@ -183,7 +183,7 @@ def possible_cpus() -> int:
 # --- programs --------------------------------------------------------------------------------------------------------
 
 
-def load(program: Program, kind: ProgramType, *, name: str, maps: Mapping[str, Map], licence: str) -> int:
+def load(program: Program | Encoded, kind: ProgramType, *, name: str, maps: Mapping[str, Map], licence: str) -> int:
     """Have the verifier check a program, and return its descriptor.
 
     Some helpers want a licence that is compatible with the GPL (bpf-helpers(7)). Raises KernelError, whose `reason`

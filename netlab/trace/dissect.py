@@ -10,8 +10,6 @@ bytes behind the outer one: so all is loaded in pieces of at most two bytes.
 
 from __future__ import annotations
 
-import struct
-
 from netlab.bpf.assembler import (
     BYTE,
     DOUBLE,
@@ -37,8 +35,7 @@ from netlab.bpf.assembler import (
     to_big_endian,
 )
 from netlab.trace.headers import ICMP, ICMP_ECHOES, ICMP_ERRORS, ICMPV6, IPIP, IPV6, TCP, UDP
-from netlab.trace.layout import BASE, FLOW, FRAGMENT_AT, KEY, PACKET, VALUE, Target
-from netlab.trace.mark import following
+from netlab.trace.layout import BASE, COOKIE_AT, FLOW, FOLLOWING_AT, FRAGMENT_AT, KEY, PACKET, VALUE, Target
 
 IPV4_HEADER, IPV6_HEADER, UDP_HEADER, ICMP_HEADER, VXLAN_AND_ETHERNET = 20, 40, 8, 8, 8 + 14
 TCP_SEQUENCE, TCP_ACKNOWLEDGED = 4, 8  # where in the header
@@ -66,13 +63,15 @@ def _copy(offset: int, target: int, size: int) -> Block:
     ]
 
 
-def _go_if_cookie(offset: int, cookie: bytes, target: str, *, otherwise: str) -> Block:
-    first, second = struct.unpack("=HH", cookie)
+def _go_if_equal(offset: int, expected: int, target: str, *, otherwise: str) -> Block:
+    """Compare 4 bytes of the packet with those on the stack."""
     return [
         load(HALF, R4, R1 + offset),
-        jump_if(R4, "!=", first, otherwise),
+        load(HALF, R5, R10 + expected),
+        jump_if(R4, "!=", R5, otherwise),
         load(HALF, R4, R1 + (offset + 2)),
-        jump_if(R4, "==", second, target),
+        load(HALF, R5, R10 + (expected + 2)),
+        jump_if(R4, "==", R5, target),
         jump(otherwise),
     ]
 
@@ -133,7 +132,7 @@ def enter_tunnels(target: Target) -> Block:
     ]
 
 
-def read_transport(cookie: bytes) -> Block:
+def read_transport() -> Block:
     """Find out whose packet it is. Complete the key; go on at KNOWN, LOOK UP or LEAVE."""
     return [
         jump_if(R2, "==", TCP, "TCP"),
@@ -141,14 +140,14 @@ def read_transport(cookie: bytes) -> Block:
         jump_if(R2, "==", ICMPV6, "ICMPv6"),
         jump_if(R2, "!=", UDP, "LEAVE"),
         _ports(),
-        _go_if_cookie(UDP_HEADER, cookie, "KNOWN", otherwise="LOOK UP"),
+        _go_if_equal(UDP_HEADER, COOKIE_AT, "KNOWN", otherwise="LOOK UP"),
         label("TCP"),
         _ports(),
-        _go_if_cookie(TCP_SEQUENCE, cookie, "KNOWN", otherwise="ANSWER"),
+        _go_if_equal(TCP_SEQUENCE, COOKIE_AT, "KNOWN", otherwise="ANSWER"),
         label("ANSWER"),
-        _go_if_cookie(TCP_ACKNOWLEDGED, following(cookie), "KNOWN ANSWER", otherwise="LOOK UP"),
-        _read_icmp("ICMP", ICMP, cookie),
-        _read_icmp("ICMPv6", ICMPV6, cookie),
+        _go_if_equal(TCP_ACKNOWLEDGED, FOLLOWING_AT, "KNOWN ANSWER", otherwise="LOOK UP"),
+        _read_icmp("ICMP", ICMP),
+        _read_icmp("ICMPv6", ICMPV6),
         label("QUOTED"),
         alu(BASE, "=", R3),
         alu(BASE, "+=", ICMP_HEADER),
@@ -170,7 +169,7 @@ def _echo_ports() -> Block:
     return [_copy(4, KEY + 32, 2), _copy(4, KEY + 34, 2)]
 
 
-def _read_icmp(name: str, protocol: int, cookie: bytes) -> Block:
+def _read_icmp(name: str, protocol: int) -> Block:
     return [
         label(name),
         _byte(R4, 0),
@@ -179,7 +178,7 @@ def _read_icmp(name: str, protocol: int, cookie: bytes) -> Block:
         jump("LEAVE"),
         label(f"{name} echo"),
         _echo_ports(),
-        _go_if_cookie(ICMP_HEADER, cookie, "KNOWN", otherwise="LOOK UP"),
+        _go_if_equal(ICMP_HEADER, COOKIE_AT, "KNOWN", otherwise="LOOK UP"),
     ]
 
 

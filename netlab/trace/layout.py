@@ -66,6 +66,7 @@ KEY = PACKET + SNAP
 VALUE = KEY + FLOW.size
 MEMBERS_AT = VALUE + 8
 FRAGMENT_AT = {"inner": -48, "outer": -32}
+COOKIE_AT, FOLLOWING_AT = -16, -12
 SCRATCH = -8
 CONTEXT, BUFFER, START, BASE = R9, R6, R7, R8  # the arguments, the sk_buff, its network header, offset of the inner one
 

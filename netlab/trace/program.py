@@ -54,6 +54,7 @@ from netlab.trace.layout import (
     BASE,
     BUFFER,
     CONTEXT,
+    COOKIE_AT,
     FRAGMENT_AT,
     KEY,
     MEMBERS_AT,
@@ -91,8 +92,8 @@ TRACEPOINTS = {
 
 
 def programs(offsets: Mapping[str, int], target: Target) -> dict[str, Program]:
-    """Return a program for each tracepoint; `offsets` are those of MEMBERS. Maps: flows, fragments,
-    buffers, seen.
+    """Return a program for each tracepoint; `offsets` are those of MEMBERS. Maps: cookie,
+    flows, fragments, buffers, seen.
 
     Raises ValueError for a kernel whose structures are too different.
     """
@@ -103,6 +104,7 @@ def _program(kind: Kind, offsets: Mapping[str, int], target: Target) -> Block:
     return [
         alu(CONTEXT, "=", R1),
         load(DOUBLE, BUFFER, CONTEXT + 0),
+        _load_cookie(),
         _find_packet(kind, offsets),
         _copy_packet(),
         alu(BASE, "=", 0),
@@ -112,7 +114,7 @@ def _program(kind: Kind, offsets: Mapping[str, int], target: Target) -> Block:
         label("INNER"),
         read_headers("inner"),
         label("TRANSPORT"),
-        read_transport(target.cookie),
+        read_transport(),
         label("KNOWN"),
         store(WORD, R10 + VALUE, Direction.COOKIE),
         _learn(Direction.THERE, Direction.BACK),
@@ -135,6 +137,17 @@ def _program(kind: Kind, offsets: Mapping[str, int], target: Target) -> Block:
         leave(),
         _look_up_buffer(),
         [look_up_fragment(what) for what in FRAGMENT_AT],
+    ]
+
+
+def _load_cookie() -> Block:
+    """Put the cookie on the stack, and the number that follows it. It is in a map so that programs can be kept."""
+    return [
+        store(WORD, R10 + SCRATCH, 0),
+        call(Helper.MAP_LOOKUP_ELEM, "cookie", R10 + SCRATCH),
+        jump_if(R0, "==", 0, "LEAVE"),
+        load(DOUBLE, R1, R0 + 0),
+        store(DOUBLE, R10 + COOKIE_AT, R1),
     ]
 
 

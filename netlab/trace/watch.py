@@ -15,8 +15,10 @@ from netlab.bpf import btf
 from netlab.bpf.loader import Map, MapType, ProgramType, attach_raw_tracepoint, load
 from netlab.bpf.ring import Ring
 from netlab.trace.headers import Ports
+from netlab.trace.kept import kept_programs
 from netlab.trace.layout import FLOW, FRAGMENT, MOST_FLOWS, VALUE_SIZE, Target
-from netlab.trace.program import DROP_REASONS, MEMBERS, programs
+from netlab.trace.mark import following
+from netlab.trace.program import DROP_REASONS, MEMBERS
 from netlab.trace.sighting import Sighting, read
 
 POINTER = 8  # bytes
@@ -38,16 +40,18 @@ class Watch:
         self._stack = ExitStack()
         with self._stack:
             maps: dict[str, Map] = {
+                "cookie": Map("cookie", MapType.ARRAY, key_size=4, value_size=VALUE_SIZE, entries=1),
                 "flows": _known("flows", FLOW.size),
                 "fragments": _known("fragments", FRAGMENT.size),
                 "buffers": _known("buffers", POINTER, MapType.LRU_HASH),
             }
             for known in maps.values():
                 self._stack.enter_context(known)
+            maps["cookie"][bytes(4)] = target.cookie + following(target.cookie)
             self._seen = self._stack.enter_context(Ring("seen", size=RING))
             maps["seen"] = self._seen
             loaded = {}
-            for name, program in programs(layout.offsets, target).items():
+            for name, program in kept_programs(layout.offsets, target).items():
                 loaded[name] = load(program, ProgramType.RAW_TRACEPOINT, name=name, maps=maps, licence="GPL")
                 self._stack.callback(os.close, loaded[name])
             for name, descriptor in loaded.items():
