@@ -1,7 +1,7 @@
 """Which rules packets meet in some namespaces, and what connection tracking makes of them: asked for, listened to.
 
 The table of `mark` belongs to a socket and goes with it. Reports about legacy tables come by nfnetlink_log, which has
-to be chosen for a namespace (sysctl net.netfilter.nf_log.2 and .10); what was chosen before is chosen again at the end.
+to be chosen for a namespace (`log_choice`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from netlab.kernel.netlink import (
 from netlab.trace import connections
 from netlab.trace.connections import Connection
 from netlab.trace.hits import Hit, read_legacy, read_nftables
+from netlab.trace.log_choice import LogChoice
 from netlab.trace.mark import table
 
 NETLINK_NETFILTER, ADD_MEMBERSHIP, CONNTRACK_NEW_GROUP, NFTRACE_GROUP = 12, 1, 1, 9
@@ -42,11 +43,6 @@ RULE_HANDLE = 3  # NFTA_RULE_HANDLE
 FAMILY_NUMBERS = {"inet": 1, "ip": 2, "bridge": 7, "ip6": 10}
 LOG_SUBSYSTEM, LOG_PACKET, LOG_CONFIG = 4, 4 << 8 | 0, 4 << 8 | 1
 LOG_GROUP, LOG_BYTES = 0, 64
-NF_LOG = {
-    socket.AF_INET: Path("/proc/sys/net/netfilter/nf_log/2"),
-    socket.AF_INET6: Path("/proc/sys/net/netfilter/nf_log/10"),
-}
-BY_NETLINK = "nfnetlink_log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +56,14 @@ class Report:
 class NetfilterWatch:
     """Listens in namespaces for the rules that packets with a cookie meet, and for new connections. For `with`."""
 
-    def __init__(self, namespaces: Iterable[str], cookie: bytes) -> None:
+    def __init__(self, namespaces: Iterable[str], cookie: bytes, folder: Path) -> None:
         self._stack = ExitStack()
+        self._logs = LogChoice(folder)
         self._owners: list[Socket] = []
         self._listeners: list[tuple[str, socket.socket, Callable[[int, bytes], Hit | Connection | None]]] = []
         made = table(cookie)
         with self._stack:
+            self._stack.callback(self._logs.restore)
             self._stack.callback(self._disown)
             netns.call_each(namespaces, partial(self._arm, made))
             self._stack = self._stack.pop_all()
@@ -84,16 +82,7 @@ class NetfilterWatch:
         if legacy := _legacy_listener():
             self._stack.callback(legacy.close)
             self._listeners.append((name, legacy, _from_log))
-            for path in NF_LOG.values():
-                self._choose(name, path)
-
-    def _choose(self, name: str, path: Path) -> None:
-        """Have a namespace's TRACE messages sent by netlink, until the end."""
-        with suppress(OSError):
-            before = path.read_text().strip()
-            if before != BY_NETLINK:
-                path.write_text(BY_NETLINK)
-                self._stack.callback(netns.call, name, path.write_text, before)
+            self._logs.choose(name)
 
     def _disown(self) -> None:
         """Let the tables go, all at once: each waits for the kernel's other processors (RCU)."""
