@@ -63,7 +63,7 @@ def collect(lab: Lab, question: Question, by: Mechanism | None = None) -> Collec
     with ExitStack() as stack:
         probe = Probe(question, lab.netns(question.source))
         stack.callback(probe.close)
-        rules = stack.enter_context(NetfilterWatch(_filtering(lab), probe.cookie, lab.folder.runtime))
+        rules = stack.enter_context(NetfilterWatch(_filtering(lab), probe.cookie, lab.folder.path))
         target = Target(probe.cookie[:4], frozenset(ports.vxlan), frozenset(ports.tunnel))
         watch, remarks = _watch(target, namespaces, ports, probe, by)
         stack.enter_context(watch)

@@ -1,6 +1,6 @@
 """Where a namespace's TRACE messages go: chosen for a trace, and put back, also by the next trace if this one is killed.
 
-What was chosen before is written down first, in a file of this process in the lab's runtime folder. A file whose
+What was chosen before is written down first, in a file of this process in the lab's folder. A file whose
 process has ended is of a trace that was killed.
 """
 

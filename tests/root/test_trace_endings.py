@@ -37,7 +37,7 @@ def tables(lab: Lab) -> str:
 
 
 def left(lab: Lab) -> list[Path]:
-    return list(lab.folder.runtime.glob("nf-log.*"))
+    return list(lab.folder.path.glob("nf-log.*"))
 
 
 @contextmanager
