@@ -29,7 +29,7 @@ def explain_command(
     """Show the way that a packet from SRC to DST would take, from the kernel's own tables. Nothing is sent.
 
     Routes, neighbours and FDB entries are looked up; of Service rules that choose by chance, one choice is followed.
-    `netlab trace` sends a packet and says where it went another way.
+    `netlab trace` sends a packet and says where it went another way. Exit status 1: it would not arrive.
     """
     from netlab.trace.foresee import explained
     from netlab.trace.question import Options
@@ -42,6 +42,7 @@ def explain_command(
     result = explained(found, question)
     if output == "json":
         print_json(as_json(result))
-        return
-    for line in tree(result, width=shutil.get_terminal_size().columns, both_ways=False, style=style):
-        click.echo(line)
+    else:
+        for line in tree(result, width=shutil.get_terminal_size().columns, both_ways=False, style=style):
+            click.echo(line)
+    raise SystemExit(0 if result.arrived else 1)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from netlab.cli.common import complete_member, find_lab, join, output_option, print_json
+from netlab.cli.common import complete_member, find_lab, join, output_option, print_json, write_file
 
 if TYPE_CHECKING:
     from netlab.lab import Lab
     from netlab.service.known import Known
+    from netlab.trace.model import Trace
     from netlab.trace.question import Options, Question
 
 STYLES = {
@@ -52,8 +53,12 @@ def probe_options(command: F) -> F:
 @click.command("trace", context_settings={"max_content_width": 100})
 @probe_options
 @click.option("--by", type=click.Choice(["ebpf", "sockets"]), help="See packets by this; the best there is without.")
+@click.option("--count", default=1, type=click.IntRange(1, 1000), help="Send so many, show the first, count the ends.")
 @click.option("--wait", default=1.0, show_default=True, help="Seconds to wait for an answer.")
 @click.option("--reply", is_flag=True, help="Show the answer's way back too.")
+@click.option("--pcapng", metavar="FILE", type=click.Path(), help="Also write it for Wireshark, with comments.")
+@click.option("--html", metavar="FILE", type=click.Path(), help="Also write it as a page that steps through it.")
+@click.option("--svg", metavar="FILE", type=click.Path(), help="Also draw it.")
 @output_option
 @click.argument("src", metavar="SRC", shell_complete=complete_member)
 @click.argument("dst", metavar="DST", shell_complete=complete_member)
@@ -65,8 +70,12 @@ def trace_command(
     df: bool,
     ttl: int | None,
     by: str | None,
+    count: int,
     wait: float,
     reply: bool,
+    pcapng: str | None,
+    html: str | None,
+    svg: str | None,
     output: str,
     src: str,
     dst: str,
@@ -74,23 +83,45 @@ def trace_command(
     """Send a probe from SRC to DST and show where it came by, how it was changed there, and why.
 
     SRC is a pod, node or machine. DST is one too, `pod/web-1:8080` with a port, a Service (`svc/web:80`), a NodePort
-    (`node/n1:30080`) or an address.
+    (`node/n1:30080`) or an address. Exit status 1: it did not arrive, or was refused.
     """
     from netlab.trace.collect import Mechanism
     from netlab.trace.question import Options
     from netlab.trace.render.as_json import as_json
+    from netlab.trace.render.tally import tally
     from netlab.trace.render.tree import tree
     from netlab.trace.run import trace
 
     join()
     found = find_lab(lab)
     question = make_question(found, (src, dst), protocol, version, Options(size, df, ttl, wait))
-    result = trace(found, question, Mechanism(by) if by else None)
+    results = [trace(found, question, Mechanism(by) if by else None) for _ in range(count)]
+    result = results[0]
     if output == "json":
-        print_json(as_json(result))
-        return
-    for line in tree(result, width=shutil.get_terminal_size().columns, both_ways=reply, style=style):
-        click.echo(line)
+        print_json(as_json(result) if count == 1 else [as_json(one) for one in results])
+    else:
+        for line in tree(result, width=shutil.get_terminal_size().columns, both_ways=reply, style=style):
+            click.echo(line)
+        for line in tally(results) if count > 1 else ():
+            click.echo(line)
+    if pcapng:
+        from netlab.trace.render.capture_file import capture_file
+
+        write_file(pcapng, capture_file(result))
+    _write_pictures(result, found, html, svg, both_ways=reply)
+    raise SystemExit(0 if all(one.arrived for one in results) else 1)
+
+
+def _write_pictures(result: Trace, lab: Lab, html: str | None, svg: str | None, *, both_ways: bool) -> None:
+    """Write the page and the drawing of a trace, where they are asked for. Raises NetlabError."""
+    if html:
+        from netlab.trace.render.page import as_page
+
+        write_file(html, as_page(result, lab.topology, lab.snapshot).encode())
+    if svg:
+        from netlab.trace.render.svg import as_svg
+
+        write_file(svg, as_svg(result, lab.topology, lab.snapshot, both_ways=both_ways).encode())
 
 
 def make_question(

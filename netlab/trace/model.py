@@ -13,6 +13,8 @@ from netlab.topology.addresses import Address, Network
 from netlab.trace.correlate import Role
 from netlab.trace.headers import Headers
 
+UNDERLAY = "underlay"  # the member that the segments' bridges are of
+
 
 class Event(StrEnum):
     """What happened to a packet at a device."""
@@ -119,6 +121,11 @@ class Trace:
     seen_by: str
     remarks: tuple[str, ...] = ()
     began: int = 0
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the probe came to its receiver, which did not refuse it."""
+        return self.verdict in (Verdict.ANSWERED, Verdict.DELIVERED)
 
 
 @dataclass(frozen=True, slots=True)
