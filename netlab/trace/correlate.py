@@ -78,6 +78,7 @@ def identify(sighting: Sighting) -> Hashable:
     ident, protocol, rest = inner[0].ident, inner[0].protocol, inner[1] if len(inner) > 1 else None
     if offset := fragment_offset(sighting.headers):
         return "fragment", protocol, ident, offset
+    ident = ident if inner[0].version == 4 else 0  # an IPv6 packet has one only while it is in fragments
     match rest:
         case Tcp(seq=seq, ack=ack, flags=flags):
             return protocol, ident, seq, ack, flags

@@ -40,6 +40,7 @@ from netlab.trace.layout import BASE, COOKIE_AT, FLOW, FOLLOWING_AT, FRAGMENT_AT
 IPV4_HEADER, IPV6_HEADER, UDP_HEADER, ICMP_HEADER, VXLAN_AND_ETHERNET = 20, 40, 8, 8, 8 + 14
 TCP_SEQUENCE, TCP_ACKNOWLEDGED = 4, 8  # where in the header
 FRAGMENT_OFFSET, MORE_FRAGMENTS = 0x1FFF, 0x2000
+FRAGMENT_HEADER, FRAGMENT_HEADER_SIZE, FRAGMENT_OFFSET_6 = 44, 8, 0xFFF8  # IPv6's
 
 
 def _point_behind(offset: Register) -> Block:
@@ -101,6 +102,7 @@ def read_headers(what: str) -> Block:
         _copy(8, KEY, 16),
         _copy(24, KEY + 16, 16),
         alu(R3, "+=", IPV6_HEADER),
+        jump_if(R2, "==", FRAGMENT_HEADER, f"{what} IPv6 fragment") if what in FRAGMENT_AT else [],
         label(f"{what} read"),
         store(BYTE, R10 + (KEY + 36), R2),
         _point_behind(R3),
@@ -182,10 +184,27 @@ def _read_icmp(name: str, protocol: int) -> Block:
     ]
 
 
-def _note_fragment(what: str) -> Block:
-    """Put down what a packet's fragments have in common; R2 is its protocol."""
+def _note_fragment(what: str, src: int, dst: int, ident: int) -> Block:
+    """Put down what a packet's fragments have in common: 4 bytes of each address, 2 of the identification, R2."""
     at = FRAGMENT_AT[what]
-    return [_copy(12, at, 8), _copy(4, at + 8, 2), store(HALF, R10 + (at + 10), R2)]
+    return [_copy(src, at, 4), _copy(dst, at + 4, 4), _copy(ident, at + 8, 2), store(HALF, R10 + (at + 10), R2)]
+
+
+def _note_ipv4(what: str) -> Block:
+    return _note_fragment(what, 12, 16, 4)
+
+
+def _enter_fragment_header(what: str) -> Block:
+    """IPv6 has a header of its own for it (RFC 8200 section 4.5): what is behind it is the packet's."""
+    return [
+        label(f"{what} IPv6 fragment"),
+        _byte(R2, IPV6_HEADER),
+        alu(R3, "+=", FRAGMENT_HEADER_SIZE),
+        _note_fragment(what, 8 + 12, 24 + 12, IPV6_HEADER + 6),
+        _half(R4, IPV6_HEADER + 2),
+        jump_if(R4, "&", FRAGMENT_OFFSET_6, f"{what} later"),
+        jump(f"{what} read"),
+    ]
 
 
 def learn_fragment(what: str) -> Block:
@@ -203,10 +222,12 @@ def look_up_fragment(what: str) -> Block:
     """Note the first fragment and go on; tell of a later one, if the first was told of."""
     return [
         label(f"{what} first fragment"),
-        _note_fragment(what),
+        _note_ipv4(what),
         jump(f"{what} whole"),
+        _enter_fragment_header(what),
         label(f"{what} fragment"),
-        _note_fragment(what),
+        _note_ipv4(what),
+        label(f"{what} later"),
         call(Helper.MAP_LOOKUP_ELEM, "fragments", R10 + FRAGMENT_AT[what]),
         jump_if(R0, "==", 0, "LEAVE"),
         load(WORD, R1, R0 + 0),

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from netlab.topology.addresses import Address
 
 ETHERTYPES = {0x0800: 4, 0x86DD: 6}
+FRAGMENT_HEADER = 44  # IPv6's
 ICMP, IPIP, TCP, UDP, IPV6, ICMPV6 = 1, 4, 6, 17, 41, 58
 PROTOCOLS = {ICMP: "icmp", IPIP: "ipip", TCP: "tcp", UDP: "udp", IPV6: "ipv6", ICMPV6: "icmp6"}
 ICMP_ERRORS = {ICMP: (3, 4, 5, 11, 12), ICMPV6: (1, 2, 3, 4)}
@@ -32,7 +33,7 @@ class Ethernet:
 
 @dataclass(frozen=True, slots=True)
 class Ip:
-    """A header of IPv4 or IPv6. `length`: of the whole packet as it says itself. `ident` is 0 in IPv6."""
+    """A header of IPv4 or IPv6. `length`: of the whole packet as it says itself. `ident` is 0 in a whole IPv6 packet."""
 
     version: int
     src: Address
@@ -133,8 +134,15 @@ def _ip(packet: bytes, ports: Ports) -> Iterator[Header]:
             rest = packet[size:]
         case 6:
             length, protocol, ttl, source, target = struct.unpack_from("!4xHBB16s16s", packet)
-            yield Ip(6, ip_address(source), ip_address(target), protocol, ttl, length + 40)
-            rest = packet[40:]
+            src, dst, rest = ip_address(source), ip_address(target), packet[40:]
+            if protocol != FRAGMENT_HEADER:
+                yield Ip(6, src, dst, protocol, ttl, length + 40)
+            else:
+                protocol, place, ident = struct.unpack_from("!BxHI", rest)
+                offset, rest = place & 0xFFF8, rest[8:]
+                yield Ip(6, src, dst, protocol, ttl, length + 40, ident, False, bool(place & 1), offset)
+                if offset:
+                    return
         case _:
             return
     yield from _transport(protocol, rest, ports)

@@ -116,6 +116,7 @@ class _Way:
 
     def _leave(self, namespace: str, route: RouteEntry, packet: Headers, tables: Tables) -> None:
         """A packet leaves by the device that its route names."""
+        packet = _unframed(packet)
         device = tables.device(route.device)
         if device is None or not device.up:
             self._end(f"{route.device or 'the device'} of {namespace} is {'down' if device else 'gone'}")
@@ -209,14 +210,17 @@ class _Way:
             self._deliver(namespace, device, packet)
             return
         vni = next((header.vni for header in packet if isinstance(header, Vxlan)), None)
-        tunnel = self._tunnel(tables, vni, packet)
-        if tunnel is None:
+        frame = packet[packet.index(inner[0]) - 1] if vni is not None else None
+        tunnels = self._tunnels(tables, vni, packet)
+        if not tunnels:
             self._end(f"{namespace} has no tunnel device that would unwrap it")
             return
-        frame = packet[packet.index(inner[0]) - 1] if vni is not None else None
-        if isinstance(frame, Ethernet) and frame.dst not in (tunnel.mac, BROADCAST):
-            self._end(f"it is for MAC {frame.dst}, which is not that of {tunnel.name} in {namespace}")
-            return
+        tunnel = tunnels[0]
+        if isinstance(frame, Ethernet):
+            tunnel = next((one for one in tunnels if one.mac == frame.dst), tunnel)
+            if frame.dst not in (tunnel.mac, BROADCAST):
+                self._end(f"it is for MAC {frame.dst}, which is not that of {tunnel.name} in {namespace}")
+                return
         ip = _ip(inner)
         if tunnel.kind == "tun":  # the process that reads it pays a TTL, as a router would
             inner = _with_ip(inner, ttl=ip.ttl - 1)
@@ -257,15 +261,18 @@ class _Way:
     def _wrap(
         self, namespace: str, remote: Address, around: tuple[Header, ...], packet: Headers, protocol: int
     ) -> None:
+        if len(self._found.steps) == MOST_STEPS:  # the tunnel's own packets are routed into it
+            self._end("it goes round in a circle")
+            return
         nowhere = remote.__class__(0)
         outer = Ip(remote.version, nowhere, remote, protocol, TTL, 0)
         self.send(namespace, (outer, *around, *packet))
 
     @staticmethod
-    def _tunnel(tables: Tables, vni: int | None, packet: Headers) -> Device | None:
+    def _tunnels(tables: Tables, vni: int | None, packet: Headers) -> list[Device]:
+        """Return the devices that may unwrap a packet: with both IP versions there are two of a VNI."""
         kind = "vxlan" if vni is not None else "tun" if _ip(packet).protocol == UDP else "ipip"
-        fitting = (one for one in tables.devices() if one.kind == kind and one.up)
-        return next((one for one in fitting if vni is None or one.vni == vni), None)
+        return [one for one in tables.devices() if one.kind == kind and one.up and vni in (None, one.vni)]
 
     # --- what is asked ---
 
