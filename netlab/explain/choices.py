@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from ipaddress import ip_address
 
 from netlab.explain.explain import MASQUERADED, Walk
 from netlab.explain.model import Packet, Reading, Tables
 from netlab.explain.tree import Door, PortTree, door, services, tree
 from netlab.explain.words import chance
+from netlab.proxy.ipvs_netlink import Listed
 from netlab.topology.addresses import Address
 
 Asked = tuple[Address, str, int]  # destination, protocol, port
@@ -43,6 +45,22 @@ def destinations(
                     for line in lines
                     if line.endpoint and line.probability is not None
                 )
+    return ()
+
+
+def real_servers(listing: Iterable[Listed], asked: Asked) -> tuple[Destination, ...]:
+    """Return the real servers that a virtual server of IPVS chooses from, each with its share by weight.
+
+    Whether it is masqueraded is decided by IP sets, which are not looked at.
+    """
+    for listed in listing:
+        if (listed.key.address, listed.key.protocol.lower(), listed.key.port) == asked:
+            total = sum(weight for _, weight, _ in listed.servers) or 1
+            return tuple(
+                Destination(server.address, server.port, chance(Fraction(weight, total)), masqueraded=False)
+                for server, weight, _ in listed.servers
+                if weight
+            )
     return ()
 
 

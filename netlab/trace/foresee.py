@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from netlab import names
 from netlab.errors import KernelError
-from netlab.explain.choices import destinations
+from netlab.explain.choices import Asked, Destination, destinations, real_servers
 from netlab.explain.model import Reading
 from netlab.explain.read import read
 from netlab.kernel.lookup import KernelTables
@@ -16,7 +16,8 @@ from netlab.lab import Lab
 from netlab.plan.build import build
 from netlab.plan.objects import Addr, Objects, Veth
 from netlab.topology.addresses import Address
-from netlab.topology.model import UdpBackend, VxlanBackend
+from netlab.proxy.ipvs_netlink import Listed, Servers
+from netlab.topology.model import Proxy, UdpBackend, VxlanBackend
 from netlab.trace.connections import Connection
 from netlab.trace.correlate import Role
 from netlab.trace.explain import explain
@@ -126,21 +127,35 @@ def _by_rules(lab: Lab) -> Translate:
     snapshot = lab.snapshot
     nodes = {names.netns(lab.name, node.name): node.name for node in lab.topology.cluster_nodes}
 
+    modes = {node.name: node.proxy or lab.topology.proxy for node in lab.topology.cluster_nodes}
+
     @cache
     def reading(node: str) -> Reading:
         return read(lambda argv: lab.exec(node, argv), lab.topology.families)
+
+    def chosen(node: str, asked: Asked, source: Address | None) -> tuple[Destination, ...]:
+        if modes[node] is Proxy.IPVS:
+            return real_servers(_virtual_servers(lab, node, asked[0].version), asked)
+        return destinations(reading(node), asked, source, snapshot.leases[node].public_ips)
 
     def translate(namespace: str, headers: Headers) -> tuple[Choice, ...]:
         ports = next((header for header in headers if isinstance(header, (Tcp, Udp))), None)
         if ports is None or namespace not in nodes:
             return ()
         ip = next(header for header in headers if isinstance(header, Ip))
-        own = snapshot.leases[nodes[namespace]].public_ips
         asked = ip.dst, "tcp" if isinstance(ports, Tcp) else "udp", ports.dport
-        found = destinations(reading(nodes[namespace]), asked, None if ip.src.is_unspecified else ip.src, own)
+        found = chosen(nodes[namespace], asked, None if ip.src.is_unspecified else ip.src)
         return tuple(Choice(one.address, one.port, one.chance, one.masqueraded) for one in found)
 
     return translate
+
+
+def _virtual_servers(lab: Lab, node: str, version: int) -> list[Listed]:
+    servers = Servers(lab.netns(node))
+    try:
+        return servers.listing(version)
+    finally:
+        servers.close()
 
 
 def _cables(objects: Objects) -> dict[End, End]:
