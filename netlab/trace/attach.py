@@ -29,7 +29,8 @@ def attach_rules(ways: Iterable[Way], sections: Iterable[Section], find_text: Fi
     for section in sections:
         place = next((place for place in _places(ways, section)), None)
         if place is not None:
-            found[place] += [_cause(hit, find_text(section.namespace, hit)) for hit in section.hits]
+            causes = (_cause(hit, find_text(section.namespace, hit)) for hit in section.hits)
+            found[place] += [cause for cause in causes if cause]
     return tuple(
         replace(way, hops=tuple(_with(hop, found[number, step]) for step, hop in enumerate(way.hops)))
         for number, way in enumerate(ways)
@@ -83,6 +84,7 @@ def _places(ways: Sequence[Way], section: Section) -> Iterator[tuple[int, int]]:
         yield from ((number, step) for number, step, hop in mine if (hop.event, hop.ifindex) == wanted)
         yield from ((number, step) for number, step, hop in mine if hop.event is Event.DROPPED)
         yield from ((number, step) for number, step, hop in mine if hop.event is wanted[0])
+        yield from ((number, step) for number, step, hop in mine if (hop.event, hop.ifindex) == (Event.IN, first.iif))
         yield from ((number, step) for number, step, hop in mine if hop.event is not Event.OUT)
 
 
@@ -100,10 +102,13 @@ def _is_of(hit: Hit, header: Ip) -> bool:
     return header.protocol == hit.protocol and (header.version == 6 or header.ident == hit.ident)
 
 
-def _cause(hit: Hit, text: str) -> Cause:
+def _cause(hit: Hit, text: str) -> Cause | None:
+    """Return what a report is shown as; a legacy chain's policy is known by its text alone, and may accept."""
     where = f"{hit.table} {hit.chain}"
     if hit.kind == "policy":
-        return Cause(Topic.RULE, f"{where}: policy {hit.verdict}", source=Source.SEEN)
+        verdict = hit.verdict or text
+        shown = Cause(Topic.RULE, f"{where}: policy {verdict}", source=Source.SEEN)
+        return None if verdict == "accept" else shown
     said, comment = without_comment(text or f"rule {hit.handle or hit.number}")
     return Cause(Topic.RULE, f"{where}: {said}", comment, Source.SEEN)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from netlab.topology.addresses import Address
 from netlab.trace.changes import changes
-from netlab.trace.headers import Ethernet, Headers, Ip, innermost
+from netlab.trace.headers import Ethernet, Headers, Ip, innermost, outer
 from netlab.trace.layout import Kind
 from netlab.trace.model import Cause, Event, Hop, Places, Source, Topic
 from netlab.trace.sighting import Sighting
@@ -115,11 +115,14 @@ def _bridged(one: Sighting, bridge: str, tables: Tables) -> Iterator[Cause]:
 
 def _routed(before: Sighting | None, one: Sighting, device: Device, tables: Tables, places: Places) -> Iterator[Cause]:
     """IP chose the device, and who is to get the frame there."""
-    ip = _ip(one.headers)
+    carried = before is not None and outer(before.headers) and outer(one.headers)  # past a router of the underlay
+    find = _outermost if carried else _ip
+    ip = find(one.headers)
     if ip is None:
         return
-    arrived_by = before.device if before and before.kind is Kind.IN else ""
-    former = _ip(before.headers) if before else None
+    came_in = tables.device(before.device) if before and before.kind is Kind.IN else None
+    arrived_by = (came_in.bridge or came_in.name) if came_in else ""
+    former = find(before.headers) if before else None
     found = tables.route(ip.dst, former.src if former else ip.src, arrived_by, one.mark)
     if isinstance(found, str):
         yield Cause(Topic.ROUTE, f"no route to {ip.dst}: {found}")
@@ -151,13 +154,13 @@ def _neighbor(address: Address, device: Device, tables: Tables) -> Iterator[Caus
 def _wrapped(former: Device, one: Sighting, device: Device, tables: Tables, places: Places) -> Iterator[Cause]:
     """A tunnel put another header in front, and IP chose a device for that."""
     yield Cause(Topic.TUNNEL, f"wrapped by {former.name}" + (f", VNI {former.vni}" if former.kind == "vxlan" else ""))
-    outer = next((header for header in one.headers if isinstance(header, Ip)), None)
-    if outer is None:
+    around = _outermost(one.headers)
+    if around is None:
         return
-    found = tables.route(outer.dst, None, "", 0)
+    found = tables.route(around.dst, None, "", 0)
     if isinstance(found, RouteEntry):
         yield Cause(Topic.ROUTE, route_text(found), route_origin(found, places))
-        yield from _neighbor(found.via or outer.dst, device, tables)
+        yield from _neighbor(found.via or around.dst, device, tables)
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -185,6 +188,10 @@ def route_origin(entry: RouteEntry, places: Places) -> str:
 def _frame(headers: Headers) -> Ethernet | None:
     first = headers[0] if headers else None
     return first if isinstance(first, Ethernet) else None
+
+
+def _outermost(headers: Headers) -> Ip | None:
+    return next((header for header in headers if isinstance(header, Ip)), None)
 
 
 def _ip(headers: Headers) -> Ip | None:

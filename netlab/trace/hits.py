@@ -150,8 +150,13 @@ def significant(hits: Sequence[Hit]) -> list[Hit]:
     kept: list[Hit] = []
     for hit in hits:
         if hit.is_end:
-            if kept and kept[-1].target == hit.chain:
+            if kept and _went_to(kept[-1], hit.chain):
                 kept.pop()
         elif hit.kind == "rule" or hit.verdict != "accept":
             kept.append(hit)
     return kept
+
+
+def _went_to(hit: Hit, chain: str) -> bool:
+    """Say whether a rule was what led to the chain that ends next: legacy reports do not name it."""
+    return hit.chain != chain if hit.number else hit.target == chain

@@ -27,7 +27,7 @@ META_NFTRACE, META_L4PROTO = 12, 16
 
 PLAIN = {(UDP, 8), (ICMP, 8), (ICMPV6, 8), (TCP, 4), (TCP, 8)}  # protocol, where the cookie is in what follows IP
 TUNNELS = {(UDP, 8 + 8 + 14), (UDP, 8), (IPIP, 0), (IPV6, 0)}  # VXLAN, flannel's UDP, IP in IP: where the inner IP is
-HEADERS = (20, 40)
+HEADERS = {IPIP: (20,), IPV6: (40,)}  # bytes of the inner IP header; both where the carrier does not say it
 ACKNOWLEDGED = 8  # in a TCP header: the other side answers with the number that follows the cookie
 
 
@@ -49,7 +49,7 @@ def matches(cookie: bytes) -> Iterator[Match]:
         yield Match(protocol, offset, expected(protocol, offset))
     inner = sorted({(offset, expected(protocol, offset)) for protocol, offset in PLAIN})
     for carrier, start in sorted(TUNNELS):
-        for header in HEADERS:
+        for header in HEADERS.get(carrier, (20, 40)):
             for offset, number_ in inner:
                 yield Match(carrier, start + header + offset, number_)
 

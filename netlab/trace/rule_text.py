@@ -30,10 +30,14 @@ class Texts:
         self._find_handles = find_handles
         self._listed: dict[Place, Mapping[int, str]] = {}
         self._saved: dict[tuple[str, str], Mapping[str, list[str]]] = {}
+        self._policies: dict[tuple[str, str], Mapping[str, str]] = {}
 
     def text(self, hit: Hit) -> str:
-        """Return a rule without its chain; "" when it is not there any more."""
+        """Return a rule without its chain, or a legacy chain's policy; "" when it is not there any more."""
         family, table, chain = hit.place
+        if hit.number and hit.kind == "policy":
+            self._save("legacy", family, table)
+            return self._policies[_save_program("legacy", family), table].get(chain, "")
         if hit.number:
             return _nth(self._save("legacy", family, table).get(chain, []), hit.number - 1)
         if family in IPTABLES and table in TABLES:
@@ -49,9 +53,10 @@ class Texts:
         return self._listed[place]
 
     def _save(self, variant: str, family: str, table: str) -> Mapping[str, list[str]]:
-        program = f"{IPTABLES.get(family, 'iptables')}-{variant}-save"
+        program = _save_program(variant, family)
         if (program, table) not in self._saved:
-            self._saved[program, table] = saved(self._run([program, "-t", table]))
+            listing = self._run([program, "-t", table])
+            self._saved[program, table], self._policies[program, table] = saved(listing), policies(listing)
         return self._saved[program, table]
 
 
@@ -69,6 +74,16 @@ def saved(listing: str) -> dict[str, list[str]]:
             _, chain, *rest = line.split(" ", 2)
             found[chain].append(rest[0] if rest else "")
     return found
+
+
+def policies(listing: str) -> dict[str, str]:
+    """Read the policies that `iptables-save` prints of one table's own chains, as verdicts."""
+    lines = (line[1:].split() for line in listing.splitlines() if line.startswith(":"))
+    return {chain: policy.lower() for chain, policy, *_ in lines if policy != "-"}
+
+
+def _save_program(variant: str, family: str) -> str:
+    return f"{IPTABLES.get(family, 'iptables')}-{variant}-save"
 
 
 def _nth(rules: Sequence[str], place: int) -> str:

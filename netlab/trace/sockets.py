@@ -138,7 +138,7 @@ class Known:
         if self._has_cookie(one, inner):
             self._learn(key, Direction.THERE, Direction.BACK)
             return Direction.COOKIE
-        if isinstance(inner[1], Tcp) and inner[1].ack == self._number + 1:
+        if isinstance(inner[1], Tcp) and inner[1].ack == (self._number + 1) & 0xFFFF_FFFF:
             self._learn(key, Direction.BACK, Direction.THERE)
         return self._flows.get(key)
 

@@ -13,12 +13,14 @@ import netlab
 ROOT = Path(netlab.__file__).parent
 PURE = (
     "bpf/assembler.py",
+    "pcapng.py",
     "trace/render",
     "trace/attach.py",
     "trace/changes.py",
     "trace/connections.py",
     "trace/correlate.py",
     "trace/dissect.py",
+    "trace/drop_table.py",
     "trace/drops.py",
     "trace/explain.py",
     "trace/headers.py",

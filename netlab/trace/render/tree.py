@@ -26,7 +26,7 @@ def plain(text: str, what: str) -> str:
 def tree(trace: Trace, *, width: int, both_ways: bool, style: Style = plain) -> Iterator[str]:
     """Yield the lines of a trace, none longer than `width` but for single words."""
     width = max(width, NARROWEST)
-    yield style(trace.question, "title")
+    yield from _wrap(trace.question, width, "", lambda text: style(text, "title"))
     shown = {Role.PROBE, Role.FRAGMENT} | (set(Role) if both_ways else set())
     for way in trace.ways:
         if way.role in shown or (way.role is Role.ERROR and trace.verdict is not Verdict.ANSWERED):
@@ -50,7 +50,8 @@ def _mood(trace: Trace) -> str:
 
 
 def _way(way: Way, width: int, style: Style, *, timed: bool) -> Iterator[str]:
-    yield style(f"{TITLES.get(way.role, way.role)}: {describe(way.hops[0].headers)}", "way")
+    title = f"{TITLES.get(way.role, way.role)}: {describe(way.hops[0].headers)}"
+    yield from _wrap(title, width, "", lambda text: style(text, "way"))
     yield from _hops(way.hops, "", width, style, timed=timed)
     for copy in way.copies:
         yield style("  a copy of it:", "aside")
