@@ -281,3 +281,17 @@ def test_root_needs_no_keeper() -> None:
     rootless.ensure_privileged()
     assert os.stat("/proc/self/ns/net").st_ino == before
     assert rootless.stop_keeper() is False
+
+
+def test_a_packet_is_traced_by_packet_sockets(user: User) -> None:
+    _finish(user.start("-m", "netlab", "up", str(Path("topologies/vxlan-2.yaml").absolute())))
+    try:
+        out = _finish(user.start("-m", "netlab", "trace", "p-1", "p-2"))
+        assert "answered: p-2 answered" in out
+        assert "wrapped in VXLAN VNI 1" in out
+        assert "seen by packet sockets" in out
+        assert "eBPF is not to be had" in out
+        refused = user.start("-m", "netlab", "trace", "p-1", "p-2", "--by", "ebpf")
+        assert "Operation not permitted" in refused.communicate(timeout=60)[1]
+    finally:
+        _finish(user.start("-m", "netlab", "down"))
