@@ -52,7 +52,7 @@ def understand(lab: Lab, question: Question, found: Collected) -> Trace:
     tables = netns.call_each(known, KernelTables.here)
     symbols = Symbols()
     journeys = correlate(
-        _with_true_ends(found, symbols),
+        _with_true_ends(found, symbols, lab.netns(question.source)),
         lambda name, device: tables[name].device(device) if name in tables else None,
     )
     places = find_places(lab)
@@ -82,7 +82,7 @@ def _with_sender(sightings: Sequence[Sighting], question: Question, sender: str)
     return [replace(one, namespace=sender) if is_unsent(one) else one for one in sightings]
 
 
-def _with_true_ends(found: Collected, symbols: Symbols) -> list[Sighting]:
+def _with_true_ends(found: Collected, symbols: Symbols, sender: str) -> list[Sighting]:
     """Have those end as they should that the kernel frees as if they were dropped.
 
     Fragments are freed with the packet that they were joined to; an echo reply, once raw sockets have a copy of it.
@@ -92,7 +92,7 @@ def _with_true_ends(found: Collected, symbols: Symbols) -> list[Sighting]:
         return bool(fragment_offset(one.headers)) and symbols.name(one.location) == FREED_WITH_WHOLE
 
     def is_heard(one: Sighting) -> bool:
-        return found.heard.reply is Reply.ANSWER and is_echo_reply(one.headers)
+        return found.heard.reply is Reply.ANSWER and one.namespace == sender and is_echo_reply(one.headers)
 
     return [
         replace(one, kind=Kind.CONSUMED) if one.kind is Kind.DROPPED and (is_heard(one) or is_joined(one)) else one
