@@ -200,9 +200,15 @@ def _furthest(steps: Sequence[Sighting], parents: Sequence[int | None], find_dev
 
 
 def _is_sent_on(steps: Sequence[Sighting], place: int) -> bool:
-    """Say whether it was a forwarder's process that read the packet: it is seen in that namespace again."""
-    later = (one for one in steps[place + 1 :] if one.kind not in ENDS)
-    return any(one.namespace == steps[place].namespace for one in later)
+    """Say whether it was a forwarder's process that read the packet: after it came it is seen there again, elsewhere.
+
+    Its memory may be freed long after that (net/core/skbuff.c, skb_attempt_defer_free).
+    """
+    end = steps[place]
+    before = (number for number in range(place) if steps[number].kind not in ENDS)
+    came = max((number for number in before if steps[number].buffer == end.buffer), default=place)
+    later = (one for one in steps[came + 1 :] if one.kind not in ENDS and one.buffer != end.buffer)
+    return any(one.namespace == end.namespace for one in later)
 
 
 def _is_for(one: Sighting, find_device: FindDevice) -> bool:
