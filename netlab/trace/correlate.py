@@ -207,7 +207,7 @@ def _is_sent_on(steps: Sequence[Sighting], place: int) -> bool:
     end = steps[place]
     before = (number for number in range(place) if steps[number].kind not in ENDS)
     came = max((number for number in before if steps[number].buffer == end.buffer), default=place)
-    later = (one for one in steps[came + 1 :] if one.kind not in ENDS and one.buffer != end.buffer)
+    later = (one for one in steps[came + 1 :] if one.kind not in ENDS)
     return any(one.namespace == end.namespace for one in later)
 
 
