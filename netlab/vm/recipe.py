@@ -41,6 +41,7 @@ PACKAGES = (
     "mount",
     "kmod",
     "netbase",
+    "curl",  # the guide and the demos ask Services with it
 )
 FROM_DEBIAN = ("python-iptables",)
 KERNEL = "linux-image-cloud-amd64"  # depends on the newest one

@@ -42,5 +42,5 @@ def test_all_servers_are_ready_when_up_returns(more: str) -> None:
 def test_nobody_waits_long_for_servers_that_do_not_become_ready(more: str) -> None:
     begin = time.monotonic()
     with running(TOPOLOGY.format(pods=1, more=more), "first") as lab:
-        assert time.monotonic() - begin < 8.0
+        assert time.monotonic() - begin < 20.0  # seconds, in a slow VM too
         assert lab.ask("client", lab.cluster_ip("web")) == REFUSED
