@@ -29,7 +29,8 @@ def layers(frame: bytes, *, bare: bool = False) -> Any:
 
 def describe(frame: bytes, *, bare: bool = False) -> list[str]:
     """Return one line per encapsulation, outermost first. `bare`: it begins with an IP header."""
-    return [" ".join(words) for words in _lines(layers(frame, bare=bare))]
+    found = [" ".join(words) for words in _lines(layers(frame, bare=bare))] if frame else []
+    return found or [f"{len(frame)} bytes"]
 
 
 def _lines(packet: Any) -> Iterator[list[str]]:

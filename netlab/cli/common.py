@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from netlab.errors import UsageError
+from netlab.errors import NetlabError, UsageError
 
 if TYPE_CHECKING:
     from netlab.lab import Lab
@@ -32,6 +32,14 @@ def print_json(value: Any) -> None:
     from netlab.codec import to_json
 
     click.echo(json.dumps(to_json(value), indent=2))
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Write a file that the user asked for. Raises NetlabError."""
+    try:
+        Path(path).write_bytes(content)
+    except OSError as exc:
+        raise NetlabError(f"cannot write {path}: {exc.strerror}") from exc
 
 
 def looks_like_file(reference: str) -> bool:

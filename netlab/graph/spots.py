@@ -1,7 +1,7 @@
 """Where in a picture a packet at an interface is, and the lines that it goes along from one to the next.
 
 A card has a lane of its own along its left side, between its border and what is in it, so that a packet's way crosses
-no text: interfaces stand beside the lane, the ports of a bridge reach it along the bridge's left border.
+no text: a node's interfaces are on the lane, the ports of its bridge reach it along the bridge's left border.
 """
 
 from __future__ import annotations
@@ -92,15 +92,18 @@ def _interfaces(card: Card) -> Iterator[tuple[str, Spot]]:
     """Yield the spots of a node's own interfaces by name."""
     owner, lane = f"node {card.node.name}", card.rect.x + LANE
     if chip := card.uplink:
-        y = chip.rect.y + chip.rect.h // 2
-        outer = ((chip.rect.x, chip.rect.y), (chip.rect.middle, chip.rect.y))
-        yield chip.interface.name, Spot((chip.rect.x, y), owner, ((lane, y),), outer, leftward=True)
+        x, y = chip.rect.x, chip.rect.y + chip.rect.h // 2
+        outer = ((x, y), (x, chip.rect.y), (chip.rect.middle, chip.rect.y))
+        yield chip.interface.name, Spot((lane, y), owner, (), outer, leftward=True)
     if chip := card.bridge:
-        y = _bridge_y(card)
-        yield chip.interface.name, Spot((chip.rect.x, y), owner, ((lane, y),), leftward=True)
-    for chip in card.tunnels:
-        x, y = chip.rect.x + TUNNEL_INSET, chip.rect.y
-        yield chip.interface.name, Spot((x, y), owner, ((x, y - TUNNEL_RISE), (lane, y - TUNNEL_RISE)))
+        yield chip.interface.name, Spot((lane, _bridge_y(card)), owner, leftward=True)
+    for number, chip in enumerate(card.tunnels):
+        x, y = chip.rect.x + TUNNEL_INSET, chip.rect.y - TUNNEL_RISE
+        name = chip.interface.name
+        if number == 0:
+            yield name, Spot((lane, chip.rect.y + 4), owner, leftward=True)
+        else:
+            yield name, Spot((x, y), owner, ((lane, y),))
 
 
 def _bridge_y(card: Card) -> int:
@@ -160,5 +163,6 @@ def _router(layout: Layout, placed: PlacedRouter, underlay: str) -> dict[tuple[s
         y, end = (rect.bottom, bar.y) if number else (rect.y, bar.bottom)
         device = port.interface.name
         found[name, device] = Spot((rect.middle, y), f"router {name}", ((rect.x, y),))
-        found[underlay, names.fabric_port(name, device)] = Spot((rect.middle, end), f"bar {port.segment}")
+        around = ((bar.x, bar.y), (bar.x, bar.bottom)) if number else ()  # nodes hang on the other edge
+        found[underlay, names.fabric_port(name, device)] = Spot((rect.middle, end), f"bar {port.segment}", around)
     return found

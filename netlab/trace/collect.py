@@ -133,8 +133,15 @@ def _send(probe: Probe, question: Question, watch: Watch | PacketWatch) -> tuple
 
 
 def _patience(question: Question, sightings: Sequence[Sighting]) -> float:
-    """Return how many seconds to wait for an answer: longer for a packet that may still be on its way."""
+    """Return how many seconds to wait for an answer: longer for a packet that may still be on its way.
+
+    It is not at its end where it was only copied (`skb_expand_head`): it is seen in that namespace again.
+    """
     probes = [one for one in sightings if one.direction is not Direction.BACK]
     on_their_way = {one.buffer for one in probes if one.kind not in ENDS}
-    ended = any(one.kind in ENDS and one.buffer in on_their_way for one in probes)
+    last = {one.namespace: place for place, one in enumerate(probes) if one.kind not in ENDS}
+    ended = any(
+        one.kind in ENDS and one.buffer in on_their_way and last.get(one.namespace, -1) < place
+        for place, one in enumerate(probes)
+    )
     return question.options.wait if ended else max(question.options.wait, UNRESOLVED)

@@ -8,9 +8,7 @@ from netlab import names
 from netlab.errors import KernelError
 from netlab.kernel import netns
 from netlab.lab import Lab
-from netlab.trace.model import Places
-
-UNDERLAY = "underlay"
+from netlab.trace.model import UNDERLAY, Places
 
 
 def find_namespaces(lab: Lab) -> dict[int, str]:

@@ -39,10 +39,11 @@ class Reply(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What the sender heard, and the kernel's word for an error."""
+    """What the sender heard, and the kernel's word and number for an error."""
 
     reply: Reply
     words: str = ""
+    error: int = 0
 
 
 class Probe:
@@ -166,4 +167,4 @@ def checksum(content: bytes) -> int:
 
 def _heard(exc: OSError) -> Heard:
     words = os.strerror(exc.errno or 0)
-    return Heard(Reply.REFUSED if exc.errno == errno.ECONNREFUSED else Reply.ERROR, words)
+    return Heard(Reply.REFUSED if exc.errno == errno.ECONNREFUSED else Reply.ERROR, words, exc.errno or 0)

@@ -24,11 +24,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from netlab.bpf.pcap_filter import compile_filter
 from netlab.codec import from_json, to_json
 from netlab.errors import NetlabError, UsageError, VmError
 from netlab.vm import console, faults, folders, qemu
 from netlab.vm.boot import Boot
-from netlab.vm.faults import compile_filter
 from netlab.vm.guest import GuestVm
 from netlab.vm.line import Line, describe
 from netlab.vm.lines import Message

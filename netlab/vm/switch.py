@@ -14,8 +14,8 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
+from netlab.bpf.classic import Program
 from netlab.errors import UsageError
-from netlab.vm.bpf import Program
 
 HEADER = 14  # bytes: two addresses and a type; a shorter frame is no Ethernet frame
 AGEING = 300.0  # seconds: 802.1D 7.9.2, the recommended value

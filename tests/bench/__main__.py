@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.bench import cli, datapath, dns, first_packet, in_vm, modes, path, scale, services, up, vm
+from tests.bench import capture, cli, datapath, dns, first_packet, in_vm, modes, path, scale, services, up, vm
 from tests.bench.contenders import CONTENDERS
 from tests.bench.first_packet_figures import Figure
 from tests.bench.measure import BenchError
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         ("up", up),
         ("scale", scale),
         ("cli", cli),
+        ("capture", capture),
         ("path", path),
         ("datapath", datapath),
         ("dns", dns),
@@ -98,6 +99,8 @@ def _run(command: str, options: dict[str, Any]) -> None:
             scale.main(**options)
         case "cli":
             cli.main(**options)
+        case "capture":
+            capture.main(**options)
         case "path":
             path.main(**options)
         case "datapath":

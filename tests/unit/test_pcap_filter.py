@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from netlab.bpf import pcap_filter
+from netlab.bpf.classic import Instruction
 from netlab.bpf.pcap_filter import by_device, compile_filter, endings, first_wrong, kernel_filter
 from netlab.errors import UsageError
-from netlab.vm.bpf import Instruction
 
 needs_tcpdump = pytest.mark.skipif(not shutil.which("tcpdump"), reason="needs tcpdump")
 

@@ -13,6 +13,7 @@ import netlab
 ROOT = Path(netlab.__file__).parent
 PURE = (
     "bpf/assembler.py",
+    "bpf/classic.py",
     "pcapng.py",
     "trace/render",
     "trace/attach.py",
@@ -82,7 +83,6 @@ PURE = (
     "tunnel/slots.py",
     "tunnel/split.py",
     "tunnel/vnet.py",
-    "vm/bpf.py",
     "vm/console.py",
     "vm/lines.py",
     "vm/pcap.py",

@@ -133,7 +133,7 @@ def test_without_a_packet_nothing_was_sent() -> None:
 
 @pytest.mark.parametrize("number", UNSENT, ids=errno.errorcode.get)
 def test_what_the_senders_kernel_meant(number: int) -> None:
-    verdict, said = words(Heard(Reply.ERROR, os.strerror(number)))
+    verdict, said = words(Heard(Reply.ERROR, os.strerror(number), number))
     assert verdict is Verdict.NOT_SENT
     assert said.endswith(f" ({os.strerror(number)})")
     assert not {"{", "}"} & set(said)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netlab.bpf import classic as bpf
 from netlab.errors import UsageError
-from netlab.vm import bpf
 from netlab.vm.switch import AGEING, STATIONS, Action, Delivery, Fault, PortCounters, Switch
 
 PORTS = ("vm1", "vm2", "vm3", "vm4")

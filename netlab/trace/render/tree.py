@@ -29,20 +29,26 @@ def tree(trace: Trace, *, width: int, both_ways: bool, style: Style = plain) -> 
     yield from _wrap(trace.question, width, "", lambda text: style(text, "title"))
     shown = {Role.PROBE, Role.FRAGMENT} | (set(Role) if both_ways else set())
     for way in trace.ways:
-        if way.role in shown or (way.role is Role.ERROR and trace.verdict is not Verdict.ANSWERED):
+        if way.role in shown or (_is_part_of_fault(way) and trace.verdict is not Verdict.ANSWERED):
             yield ""
             yield from _way(way, width, style, timed=trace.began > 0)
     yield ""
     yield from _wrap(f"{trace.verdict}: {trace.summary}", width, "", lambda text: style(text, _mood(trace)))
     for way in trace.ways:
-        if way.drop and way.role is Role.PROBE:
+        if way.drop and (way.role is Role.PROBE or (way.role is Role.ANSWER and trace.verdict is not Verdict.ANSWERED)):
             at = f" in {way.drop.place}" if way.drop.place else ""
             yield from _wrap(f"the kernel's reason: {way.drop.reason}{at}", width, "  ", lambda text: text)
-            yield from _wrap(f"look at: {way.drop.hint}", width, "  ", lambda text: text)
+            for command in way.drop.hint.split("; "):
+                yield from _wrap(f"look at: {command}", width, "  ", lambda text: text)
     aside = f"seen by {trace.seen_by}; {LOOKED_UP} was looked up afterwards" if trace.began else trace.seen_by
     yield from _wrap(aside, width, "", lambda text: style(text, "aside"))
     for remark in trace.remarks:
         yield from _wrap(remark, width, "", lambda text: style(text, "aside"))
+
+
+def _is_part_of_fault(way: Way) -> bool:
+    """Say whether it is shown where a probe was not answered: an error that came back, an answer that did not."""
+    return way.role is Role.ERROR or (way.role is Role.ANSWER and way.drop is not None)
 
 
 def _mood(trace: Trace) -> str:

@@ -115,12 +115,12 @@ class Program:
             return False
 
 
-def argv(filter_text: str) -> list[str]:
+def argv(filter_text: str, *, link: str = "EN10MB") -> list[str]:
     """Return the command that compiles a filter. It opens no interface and needs no privilege.
 
     tcpdump asks the resolver for a host name in a filter: let it run where that cannot leave the machine.
     """
-    return ["tcpdump", "-ddd", "-y", "EN10MB", "-s", str(SNAPLEN), "--", filter_text]
+    return ["tcpdump", "-ddd", "-y", link, "-s", str(SNAPLEN), "--", filter_text]
 
 
 def compiled(filter_text: str, *, status: int, stdout: str, stderr: str) -> Program:
@@ -136,6 +136,11 @@ def compiled(filter_text: str, *, status: int, stdout: str, stderr: str) -> Prog
 
 def parse(text: str) -> Program:
     """Read a program as `tcpdump -ddd` prints it: a count, then `code jt jf k` on each line. Raises ValueError."""
+    return Program(listed(text))
+
+
+def listed(text: str) -> tuple[Instruction, ...]:
+    """Read the instructions of such a text without a look at what they do. Raises ValueError."""
     try:
         count, *rows = ([int(number) for number in line.split()] for line in text.strip().splitlines())
         instructions = tuple(Instruction(*row) for row in rows)
@@ -143,7 +148,7 @@ def parse(text: str) -> Program:
         raise ValueError(f"this is not what tcpdump -ddd prints: {text[:200]!r}") from exc
     if count != [len(instructions)]:
         raise ValueError(f"the program announces {count} instructions and has {len(instructions)}")
-    return Program(instructions)
+    return instructions
 
 
 def check(instructions: Sequence[Instruction]) -> None:

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netlab.bpf import classic as bpf
 from netlab.errors import UsageError
-from netlab.vm import bpf
 from netlab.vm.pcap import PcapWriter
 
 needs_tcpdump = pytest.mark.skipif(not shutil.which("tcpdump"), reason="needs tcpdump")
