@@ -15,8 +15,8 @@ from netlab.kernel.lookup import KernelTables
 from netlab.lab import Lab
 from netlab.plan.build import build
 from netlab.plan.objects import Addr, Objects, Veth
-from netlab.topology.addresses import Address
 from netlab.proxy.ipvs_netlink import Listed, Servers
+from netlab.topology.addresses import Address
 from netlab.topology.model import Proxy, UdpBackend, VxlanBackend
 from netlab.trace.connections import Connection
 from netlab.trace.correlate import Role
