@@ -120,6 +120,25 @@ class Socket:
                 batch, size, first = [], 0, index + 1
         return failures
 
+    def transact(self, begin: Message, messages: Sequence[Message], end: Message) -> list[Failure]:
+        """Send a transaction (nfnetlink's), and return what the kernel refused: then nothing of it was done.
+
+        The last message between is acknowledged: the end itself is only since Linux 6.10.
+        """
+        first = self._sequence + 1
+        packed: list[bytes] = []
+        for message in (begin, *messages, end):
+            self._sequence += 1
+            flags = message.flags | NLM_F_REQUEST | (NLM_F_ACK if len(packed) == len(messages) else 0)
+            packed.append(_HEADER.pack(16 + len(message.body), message.type, flags, self._sequence, 0) + message.body)
+        self._socket.send(b"".join(packed))
+        failures = []
+        for failure in self._answers(first, first + len(messages)):
+            failures.append(failure)
+            if failure.position == 0:  # the beginning: nothing else is looked at
+                break
+        return failures
+
     def _exchange(self, batch: Sequence[Message]) -> Iterator[Failure]:
         """Send one batch and read answers up to the acknowledgement of its last message."""
         first = self._sequence + 1
@@ -129,6 +148,10 @@ class Socket:
             flags = message.flags | NLM_F_REQUEST | (NLM_F_ACK if len(packed) == len(batch) - 1 else 0)
             packed.append(_HEADER.pack(16 + len(message.body), message.type, flags, self._sequence, 0) + message.body)
         self._socket.send(b"".join(packed))
+        yield from self._answers(first, self._sequence)
+
+    def _answers(self, first: int, last: int) -> Iterator[Failure]:
+        """yield failures up to the answer to the message with the last sequence number."""
         while True:
             buffer = self._socket.recv(RECEIVE_BYTES)
             for kind, flags, sequence, start, end in messages(buffer):
@@ -137,7 +160,7 @@ class Socket:
                 code = -int.from_bytes(buffer[start : start + 4], "little", signed=True)
                 if code:
                     yield Failure(sequence - first, code, _reason(buffer, flags, start, end))
-                if sequence == self._sequence:
+                if sequence == last:
                     return
 
     def get(self, message: Message) -> tuple[int, bytes, int, int]:

@@ -33,7 +33,7 @@ class Ethernet:
 
 @dataclass(frozen=True, slots=True)
 class Ip:
-    """A header of IPv4 or IPv6. `length`: of the whole packet as it says itself. `ident` is 0 in a whole IPv6 packet."""
+    """A header of IPv4 or IPv6. `length`: of the whole packet, as it says; `ident` is 0 in a whole IPv6 packet."""
 
     version: int
     src: Address

@@ -1,8 +1,7 @@
-"""Where a namespace's TRACE messages go: chosen for a trace, put back at its end, or by the next one after a kill.
-killed.
+"""Where a namespace's TRACE messages go: chosen for a trace, and put back, by the next trace if this one is killed.
 
-What was chosen before is written down first, in a file of this process in the lab's folder. A file whose
-process has ended is of a trace that was killed.
+What was chosen before is written down first, in a file of this process in the lab's folder. A file whose process has
+ended is of a trace that was killed.
 """
 
 from __future__ import annotations

@@ -60,14 +60,14 @@ def following(cookie: bytes) -> bytes:
 
 
 def table(cookie: bytes) -> list[Message]:
-    """Return the messages of one transaction that makes the table."""
+    """Return the messages that make the table, in one transaction between BEGIN and END."""
     found = [_message(NEW_TABLE, attribute_text(1, NAME) + _number(2, OWNER))]
     for chain, hook in CHAINS.items():
         place = attribute(4 | NLA_F_NESTED, _number(1, hook) + _number(2, FIRST))
         body = attribute_text(1, NAME) + attribute_text(3, chain) + place + attribute_text(7, "filter")
         found.append(_message(NEW_CHAIN, body))
         found += [_message(NEW_RULE, _rule(chain, match)) for match in matches(cookie)]
-    return [_batch(BATCH_BEGIN), *found, _batch(BATCH_END)]
+    return found
 
 
 def _rule(chain: str, match: Match) -> bytes:
@@ -101,3 +101,6 @@ def _message(kind: int, body: bytes) -> Message:
 
 def _batch(kind: int) -> Message:
     return Message(kind, 0, struct.pack("!BBH", UNSPECIFIED, 0, SUBSYSTEM))
+
+
+BEGIN, END = _batch(BATCH_BEGIN), _batch(BATCH_END)

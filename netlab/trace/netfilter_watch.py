@@ -33,7 +33,7 @@ from netlab.trace import connections
 from netlab.trace.connections import Connection
 from netlab.trace.hits import Hit, read_legacy, read_nftables
 from netlab.trace.log_choice import LogChoice
-from netlab.trace.mark import table
+from netlab.trace.mark import BEGIN, END, table
 
 NETLINK_NETFILTER, ADD_MEMBERSHIP, CONNTRACK_NEW_GROUP, NFTRACE_GROUP = 12, 1, 1, 9
 SO_RCVBUFFORCE, QUEUE_BYTES = 33, 1 << 22
@@ -71,7 +71,7 @@ class NetfilterWatch:
     def _arm(self, made: list[Message], name: str) -> None:
         owner = Socket(NETLINK_NETFILTER)
         self._owners.append(owner)
-        if failures := owner.request(made):
+        if failures := owner.transact(BEGIN, made, END):
             raise KernelError(failures[0].errno, f"trace rules in {name}", failures[0].reason)
         groups = {NFTRACE_GROUP: _from_nftables, CONNTRACK_NEW_GROUP: _from_conntrack}
         for group, read in groups.items():

@@ -27,10 +27,15 @@ def normalized(trace: Trace) -> dict[str, Any]:
         "verdict": value["verdict"],
         "remarks": value["remarks"],
         "ways": [
-            {"role": way["role"], "hops": [_hop(hop) for hop in way["hops"]], "copies": len(way["copies"])}
+            {"role": way["role"], "hops": [_hop(hop) for hop in _on_the_way(way)], "copies": len(way["copies"])}
             for way in value["ways"]
         ],
     }
+
+
+def _on_the_way(way: dict[str, Any]) -> list[dict[str, Any]]:
+    """Leave out that a process has read it: the kernel frees a datagram when it likes, also after the trace."""
+    return [hop for hop in way["hops"] if hop["event"] != "delivered"]
 
 
 def _hop(hop: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from netlab.kernel.netlink import NLA_TYPE_MASK, Message
 from netlab.trace.headers import ICMP, ICMPV6, IPIP, IPV6, TCP, UDP
-from netlab.trace.mark import NAME, Match, matches, table
+from netlab.trace.mark import BEGIN, END, NAME, Match, matches, table
 
 COOKIE = bytes.fromhex("deadbeef") + bytes(range(12))
 FOLLOWING = bytes.fromhex("deadbef0")
@@ -134,13 +134,16 @@ def test_one_transaction_of_a_table_its_chains_and_rules() -> None:
     made = table(COOKIE)
     count = len(list(matches(COOKIE)))
     rules = [10 << 8 | 6] * count
-    assert [message.type for message in made] == [0x10, 10 << 8, 10 << 8 | 3, *rules, 10 << 8 | 3, *rules, 0x11]
-    assert {message.body[:4] for message in made[1:-1]} == {bytes([1, 0, 0, 0])}  # inet
-    assert {message.body for message in (made[0], made[-1])} == {bytes([0, 0, 0, 10])}
+    assert [message.type for message in made] == [10 << 8, 10 << 8 | 3, *rules, 10 << 8 | 3, *rules]
+    assert {message.body[:4] for message in made} == {bytes([1, 0, 0, 0])}  # inet
+    assert [(message.type, message.body) for message in (BEGIN, END)] == [
+        (0x10, bytes([0, 0, 0, 10])),
+        (0x11, bytes([0, 0, 0, 10])),
+    ]
 
 
 def test_the_table_goes_with_its_owner() -> None:
-    found = dict(attributes(table(COOKIE)[1].body[4:]))
+    found = dict(attributes(table(COOKIE)[0].body[4:]))
     assert (found[1], number(found[2])) == (NAME.encode() + b"\0", 2)
 
 
