@@ -45,7 +45,7 @@ def explain(
                 places.members.get(one.namespace, one.namespace),
                 one.namespace,
                 one.device,
-                one.ifindex,
+                one.ifindex or _ifindex(tables.get(one.namespace), one.device),
                 EVENTS[one.kind],
                 one.headers,
                 changes(before.headers, one.headers) if before else (),
@@ -55,6 +55,12 @@ def explain(
             )
         )
     return tuple(hops)
+
+
+def _ifindex(tables: Tables | None, name: str) -> int:
+    """Return the number of a device that was seen by name only."""
+    device = tables.device(name) if tables else None
+    return device.ifindex if device else 0
 
 
 def _causes(before: Sighting | None, one: Sighting, tables: Tables | None, places: Places) -> Iterator[Cause]:

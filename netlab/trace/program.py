@@ -312,8 +312,7 @@ def _tell(kind: Kind, offsets: Mapping[str, int]) -> Block:
 def _arguments(kind: Kind) -> list[Block]:
     """Write where the packet ended, and why: further arguments of those tracepoints."""
     blocks: list[Block] = [store(DOUBLE, seen("location"), 0), store(WORD, seen("reason"), 0)]
-    if kind in (Kind.DROPPED, Kind.CONSUMED):
+    if kind is Kind.DROPPED:  # consume_skb says where only since Linux 6.3
         blocks += [load(DOUBLE, R1, CONTEXT + 8), store(DOUBLE, seen("location"), R1)]
-    if kind is Kind.DROPPED:
         blocks += [load(DOUBLE, R1, CONTEXT + 16), store(WORD, seen("reason"), R1)]
     return blocks
