@@ -58,8 +58,13 @@ class Hit:
 
 
 def read_nftables(body: bytes) -> Hit:
-    """Take a message of group NFNLGRP_NFTRACE apart; `body` begins with its nfgenmsg."""
+    """Take a message of group NFNLGRP_NFTRACE apart; `body` begins with its nfgenmsg.
+
+    A rule that returns is a rule here; older kernels report it as if its chain had ended (seen in Linux 6.1).
+    """
     found = attributes(body, 4, len(body))
+    handle = int.from_bytes(found.get(HANDLE, b""), "big")
+    kind = KINDS.get(_number(found[TYPE]) if TYPE in found else 0, "")
     verdict = nested(found.get(VERDICT, b""))
     code = _number(verdict.get(1, b"\0\0\0\0")) if verdict else _number(found.get(POLICY, b"\0\0\0\1"))
     header = found.get(NETWORK_HEADER, b"")
@@ -67,8 +72,8 @@ def read_nftables(body: bytes) -> Hit:
         FAMILIES.get(body[0], str(body[0])),
         _text(found.get(TABLE, b"")),
         _text(found.get(CHAIN, b"")),
-        KINDS.get(_number(found[TYPE]) if TYPE in found else 0, ""),
-        int.from_bytes(found.get(HANDLE, b""), "big"),
+        "rule" if handle else kind,
+        handle,
         0,
         VERDICTS.get(code, str(code)),
         _text(verdict.get(2, b"")),

@@ -197,3 +197,11 @@ def test_a_legacy_section_ends_with_its_policy() -> None:
 def test_reports_whose_beginning_was_lost_are_a_section_too() -> None:
     (one,) = sections("n1", [rule("A", 5)])
     assert one.first == rule("A", 5)
+
+
+def test_a_rule_that_returns_is_a_rule_where_the_kernel_calls_it_a_return() -> None:
+    body = bytes([2, 0, 0, 0]) + attribute_text(1, "nat") + attribute_text(2, "KUBE-POSTROUTING")
+    body += attribute(3, (15).to_bytes(8, "big")) + attribute(4, (2).to_bytes(4, "big"))
+    found = read_nftables(body)
+    assert (found.kind, found.handle, found.is_end) == ("rule", 15, False)
+    assert read_nftables(bytes([2, 0, 0, 0]) + attribute(4, (2).to_bytes(4, "big"))).is_end
