@@ -34,8 +34,21 @@ from netlab.bpf.assembler import (
     store,
     to_big_endian,
 )
-from netlab.trace.headers import ICMP, ICMP_ECHOES, ICMP_ERRORS, ICMPV6, IPIP, IPV6, TCP, UDP
-from netlab.trace.layout import BASE, COOKIE_AT, FLOW, FOLLOWING_AT, FRAGMENT_AT, KEY, PACKET, VALUE, Target
+from netlab.trace.headers import ICMP_ECHOES, ICMP_ERRORS, IPIP, IPV6, TCP, UDP
+from netlab.trace.layout import (
+    BASE,
+    COOKIE_AT,
+    FLOW,
+    FOLLOWING_AT,
+    FRAGMENT_AT,
+    IDENT_AT,
+    KEY,
+    PACKET,
+    TRANSPORT_AT,
+    TRANSPORT_SIZE,
+    VALUE,
+    Target,
+)
 
 IPV4_HEADER, IPV6_HEADER, UDP_HEADER, ICMP_HEADER, VXLAN_AND_ETHERNET = 20, 40, 8, 8, 8 + 14
 TCP_SEQUENCE, TCP_ACKNOWLEDGED = 4, 8  # where in the header
@@ -64,14 +77,11 @@ def _copy(offset: int, target: int, size: int) -> Block:
     ]
 
 
-def _go_if_equal(offset: int, expected: int, target: str, *, otherwise: str) -> Block:
-    """Compare 4 bytes of the packet with those on the stack."""
+def _go_if_equal(place: int, expected: int, target: str, *, otherwise: str) -> Block:
+    """Compare 4 bytes on the stack."""
     return [
-        load(HALF, R4, R1 + offset),
-        load(HALF, R5, R10 + expected),
-        jump_if(R4, "!=", R5, otherwise),
-        load(HALF, R4, R1 + (offset + 2)),
-        load(HALF, R5, R10 + (expected + 2)),
+        load(WORD, R4, R10 + place),
+        load(WORD, R5, R10 + expected),
         jump_if(R4, "==", R5, target),
         jump(otherwise),
     ]
@@ -83,6 +93,7 @@ def read_headers(what: str) -> Block:
         *(store(DOUBLE, R10 + (KEY + place), 0) for place in range(0, FLOW.size, 8)),
         _point_behind(BASE),
         alu(R3, "=", BASE),
+        _copy(4, IDENT_AT, 2),
         _byte(R4, 0),
         alu(R5, "=", R4),
         alu(R5, ">>=", 4),
@@ -109,13 +120,9 @@ def read_headers(what: str) -> Block:
     ]
 
 
-def identify(scratch: Register, dst: Register) -> Block:
+def identify(dst: Register) -> Block:
     """Load what tells a packet from the one before in the same memory: IPv4's identification, IPv6's length."""
-    return [
-        alu(scratch, "=", R10),
-        alu(scratch, "+=", BASE),
-        load(HALF, dst, scratch + (PACKET + 4)),
-    ]
+    return load(HALF, dst, R10 + IDENT_AT)
 
 
 def enter_tunnels(target: Target) -> Block:
@@ -135,25 +142,34 @@ def enter_tunnels(target: Target) -> Block:
 
 
 def read_transport() -> Block:
-    """Find out whose packet it is. Complete the key; go on at KNOWN, LOOK UP or LEAVE."""
+    """Find out whose packet it is. Complete the key; go on at KNOWN, LOOK UP or LEAVE.
+
+    What follows IP is copied to a fixed place first: from MERGE on the verifier need not know where the packet had it,
+    and looks at the rest of the program once instead of once for each way that led here.
+    """
     return [
+        _copy(0, TRANSPORT_AT, TRANSPORT_SIZE),
+        *(jump_if(R2, "==", protocol, f"icmp {protocol}") for protocol in ICMP_ECHOES),
+        label("MERGE"),
         jump_if(R2, "==", TCP, "TCP"),
-        jump_if(R2, "==", ICMP, "ICMP"),
-        jump_if(R2, "==", ICMPV6, "ICMPv6"),
+        *(jump_if(R2, "==", protocol, "ECHO") for protocol in ICMP_ECHOES),
         jump_if(R2, "!=", UDP, "LEAVE"),
         _ports(),
-        _go_if_equal(UDP_HEADER, COOKIE_AT, "KNOWN", otherwise="LOOK UP"),
+        _go_if_equal(TRANSPORT_AT + UDP_HEADER, COOKIE_AT, "KNOWN", otherwise="LOOK UP"),
         label("TCP"),
         _ports(),
-        _go_if_equal(TCP_SEQUENCE, COOKIE_AT, "KNOWN", otherwise="ANSWER"),
+        _go_if_equal(TRANSPORT_AT + TCP_SEQUENCE, COOKIE_AT, "KNOWN", otherwise="ANSWER"),
         label("ANSWER"),
-        _go_if_equal(TCP_ACKNOWLEDGED, FOLLOWING_AT, "KNOWN ANSWER", otherwise="LOOK UP"),
-        _read_icmp("ICMP", ICMP),
-        _read_icmp("ICMPv6", ICMPV6),
+        _go_if_equal(TRANSPORT_AT + TCP_ACKNOWLEDGED, FOLLOWING_AT, "KNOWN ANSWER", otherwise="LOOK UP"),
+        label("ECHO"),
+        _echo_ports(),
+        _go_if_equal(TRANSPORT_AT + ICMP_HEADER, COOKIE_AT, "KNOWN", otherwise="LOOK UP"),
+        [_sort_icmp(protocol) for protocol in ICMP_ECHOES],
         label("QUOTED"),
         alu(BASE, "=", R3),
         alu(BASE, "+=", ICMP_HEADER),
         read_headers("quoted"),
+        _copy(0, TRANSPORT_AT, ICMP_HEADER),
         _ports(),
         jump_if(R2, "==", TCP, "LOOK UP"),
         jump_if(R2, "==", UDP, "LOOK UP"),
@@ -163,24 +179,25 @@ def read_transport() -> Block:
 
 
 def _ports() -> Block:
-    return _copy(0, KEY + 32, 4)
+    return [load(WORD, R4, R10 + TRANSPORT_AT), store(WORD, R10 + (KEY + 32), R4)]
 
 
 def _echo_ports() -> Block:
     """An echo has no ports: its identifier, behind type, code and checksum, stands for both."""
-    return [_copy(4, KEY + 32, 2), _copy(4, KEY + 34, 2)]
-
-
-def _read_icmp(name: str, protocol: int) -> Block:
     return [
-        label(name),
-        _byte(R4, 0),
+        load(HALF, R4, R10 + (TRANSPORT_AT + 4)),
+        store(HALF, R10 + (KEY + 32), R4),
+        store(HALF, R10 + (KEY + 34), R4),
+    ]
+
+
+def _sort_icmp(protocol: int) -> Block:
+    return [
+        label(f"icmp {protocol}"),
+        load(BYTE, R4, R10 + TRANSPORT_AT),
         *(jump_if(R4, "==", kind, "QUOTED") for kind in ICMP_ERRORS[protocol]),
-        *(jump_if(R4, "==", kind, f"{name} echo") for kind in ICMP_ECHOES[protocol]),
+        *(jump_if(R4, "==", kind, "MERGE") for kind in ICMP_ECHOES[protocol]),
         jump("LEAVE"),
-        label(f"{name} echo"),
-        _echo_ports(),
-        _go_if_equal(ICMP_HEADER, COOKIE_AT, "KNOWN", otherwise="LOOK UP"),
     ]
 
 

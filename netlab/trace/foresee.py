@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from netlab import names
 from netlab.errors import KernelError
-from netlab.explain.choices import Asked, Destination, destinations, real_servers
-from netlab.explain.model import Reading
-from netlab.explain.read import read
 from netlab.kernel.lookup import KernelTables
 from netlab.lab import Lab
 from netlab.plan.build import build
 from netlab.plan.objects import Addr, Objects, Veth
-from netlab.proxy.ipvs_netlink import Listed, Servers
 from netlab.topology.addresses import Address
 from netlab.topology.model import Proxy, UdpBackend, VxlanBackend
 from netlab.trace.connections import Connection
@@ -27,6 +24,11 @@ from netlab.trace.places import find_places
 from netlab.trace.predict import TTL, Choice, End, Prediction, World, predict
 from netlab.trace.question import Protocol, Question
 from netlab.trace.tables import Tables
+
+if TYPE_CHECKING:
+    from netlab.explain.choices import Asked, Destination
+    from netlab.explain.model import Reading
+    from netlab.proxy.ipvs_netlink import Listed
 
 Translate = Callable[[str, Headers], tuple[Choice, ...]]
 
@@ -124,6 +126,9 @@ def _world(lab: Lab, tables: dict[str, Tables], translate: Translate) -> World:
 
 def _by_rules(lab: Lab) -> Translate:
     """Return what finds destinations in the Service rules of nodes, which are read when they are first asked for."""
+    from netlab.explain.choices import destinations, real_servers
+    from netlab.explain.read import read
+
     snapshot = lab.snapshot
     nodes = {names.netns(lab.name, node.name): node.name for node in lab.topology.cluster_nodes}
 
@@ -151,6 +156,8 @@ def _by_rules(lab: Lab) -> Translate:
 
 
 def _virtual_servers(lab: Lab, node: str, version: int) -> list[Listed]:
+    from netlab.proxy.ipvs_netlink import Servers
+
     servers = Servers(lab.netns(node))
     try:
         return servers.listing(version)

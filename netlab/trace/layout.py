@@ -67,6 +67,9 @@ VALUE = KEY + FLOW.size
 MEMBERS_AT = VALUE + 8
 FRAGMENT_AT = {"inner": -48, "outer": -32}
 COOKIE_AT, FOLLOWING_AT = -16, -12
+# In the room of the members, once they are read: the beginning of what follows IP, and what identifies the packet.
+TRANSPORT_AT, TRANSPORT_SIZE = MEMBERS_AT, 12
+IDENT_AT = MEMBERS_AT + 16
 SCRATCH = -8
 CONTEXT, BUFFER, START, BASE = R9, R6, R7, R8  # the arguments, the sk_buff, its network header, offset of the inner one
 

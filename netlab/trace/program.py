@@ -253,7 +253,7 @@ def _remember(kind: Kind) -> Block:
     if kind in (Kind.DROPPED, Kind.CONSUMED):
         return [store(DOUBLE, R10 + SCRATCH, BUFFER), call(Helper.MAP_DELETE_ELEM, "buffers", R10 + SCRATCH)]
     return [
-        identify(R1, R2),
+        identify(R2),
         store(WORD, R10 + (VALUE + 4), R2),
         store(DOUBLE, R10 + SCRATCH, BUFFER),
         call(Helper.MAP_UPDATE_ELEM, "buffers", R10 + SCRATCH, R10 + VALUE, 0),
@@ -267,7 +267,7 @@ def _look_up_buffer() -> Block:
         store(DOUBLE, R10 + SCRATCH, BUFFER),
         call(Helper.MAP_LOOKUP_ELEM, "buffers", R10 + SCRATCH),
         jump_if(R0, "==", 0, "LEAVE"),
-        identify(R1, R2),
+        identify(R2),
         load(WORD, R3, R0 + 4),
         jump_if(R2, "!=", R3, "LEAVE"),  # it is another packet's by now
         load(WORD, R1, R0 + 0),

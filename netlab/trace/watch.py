@@ -7,13 +7,16 @@ They end with this process, however that ends.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 
 from netlab.bpf import btf
+from netlab.bpf.assembler import Encoded
 from netlab.bpf.loader import Map, MapType, ProgramType, attach_raw_tracepoint, load
 from netlab.bpf.ring import Ring
+from netlab.errors import KernelError
 from netlab.trace.headers import Ports
 from netlab.trace.kept import kept_programs
 from netlab.trace.layout import FLOW, FRAGMENT, MOST_FLOWS, VALUE_SIZE, Target
@@ -50,10 +53,9 @@ class Watch:
             maps["cookie"][bytes(4)] = target.cookie + following(target.cookie)
             self._seen = self._stack.enter_context(Ring("seen", size=RING))
             maps["seen"] = self._seen
-            loaded = {}
-            for name, program in kept_programs(layout.offsets, target).items():
-                loaded[name] = load(program, ProgramType.RAW_TRACEPOINT, name=name, maps=maps, licence="GPL")
-                self._stack.callback(os.close, loaded[name])
+            loaded = _load_all(kept_programs(layout.offsets, target), maps)
+            for descriptor in loaded.values():
+                self._stack.callback(os.close, descriptor)
             for name, descriptor in loaded.items():
                 self._stack.callback(os.close, attach_raw_tracepoint(descriptor, name))
             self._stack = self._stack.pop_all()  # all went well: they stay until `close`
@@ -73,6 +75,29 @@ class Watch:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _load_all(programs: Mapping[str, Encoded], maps: Mapping[str, Map]) -> dict[str, int]:
+    """Have the kernel check all programs at the same time, which takes it longest; return their descriptors."""
+    loaded: dict[str, int] = {}
+    failures: list[KernelError] = []
+
+    def one(name: str) -> None:
+        try:
+            loaded[name] = load(programs[name], ProgramType.RAW_TRACEPOINT, name=name, maps=maps, licence="GPL")
+        except KernelError as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=one, args=(name,)) for name in programs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        for descriptor in loaded.values():
+            os.close(descriptor)
+        raise failures[0]
+    return loaded
 
 
 def _known(name: str, key_size: int, kind: MapType = MapType.HASH) -> Map:
