@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from netlab import names
 from netlab.errors import KernelError
@@ -23,8 +24,10 @@ from netlab.trace.places import find_namespaces
 from netlab.trace.probe import Heard, Probe, Reply
 from netlab.trace.question import Protocol, Question
 from netlab.trace.sighting import Sighting
-from netlab.trace.sockets import PacketWatch
 from netlab.trace.watch import Watch
+
+if TYPE_CHECKING:
+    from netlab.trace.sockets import PacketWatch
 
 STEP = 0.001  # seconds between two looks at what was seen
 QUIET = 0.005  # seconds without news after which a packet that was answered or dropped has come to its end
@@ -102,6 +105,8 @@ def _watch(
             if by is Mechanism.EBPF:
                 raise
             remarks = (f"eBPF is not to be had: {str(exc).splitlines()[0]}",)
+    from netlab.trace.sockets import PacketWatch
+
     return PacketWatch(target, namespaces.values(), ports, probe.port), remarks
 
 

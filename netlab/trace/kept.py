@@ -1,6 +1,7 @@
 """The programs at tracepoints, encoded and kept in the cache folder: to assemble them takes longer than a trace.
 
-They are the same for all probes on a kernel. A change of the files that make them makes them anew.
+They are the same for all probes on a kernel. A change of the files that make them makes them anew; otherwise those are
+not even imported.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from netlab import paths
-from netlab.bpf import assembler
 from netlab.bpf.assembler import Encoded
-from netlab.trace import dissect, layout, program
 from netlab.trace.layout import Target
-from netlab.trace.program import programs
 
-SOURCES = tuple(Path(module.__file__ or "") for module in (assembler, dissect, layout, program))
+PACKAGE = Path(__file__).parent
+SOURCES = (
+    PACKAGE.parent / "bpf" / "assembler.py",
+    *(PACKAGE / name for name in ("dissect.py", "layout.py", "program.py")),
+)
 
 
 def kept_programs(offsets: Mapping[str, int], target: Target) -> dict[str, Encoded]:
@@ -28,6 +30,8 @@ def kept_programs(offsets: Mapping[str, int], target: Target) -> dict[str, Encod
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         held = json.loads(kept.read_text())[key]
         return {name: Encoded(bytes.fromhex(code), tuple(map(tuple, places))) for name, (code, places) in held.items()}
+    from netlab.trace.program import programs
+
     found = {name: made.encode() for name, made in programs(offsets, target).items()}
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)

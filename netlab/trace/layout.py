@@ -8,6 +8,14 @@ from typing import NamedTuple
 
 from netlab.bpf.assembler import R6, R7, R8, R9, R10, Address
 
+# What programs read of the kernel: members of its structures, and what its numbers mean.
+MEMBERS = {
+    "sk_buff": ("network_header", "mac_header", "tail", "head", "data", "dev", "len", "mark"),
+    "net_device": ("ifindex", "name", "nd_net.net"),
+    "net": ("ns.inum",),
+}
+DROP_REASONS = "skb_drop_reason"
+
 
 class Kind(IntEnum):
     """At which tracepoint a packet was seen."""

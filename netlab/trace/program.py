@@ -72,13 +72,6 @@ from netlab.trace.layout import (
     seen,
 )
 
-MEMBERS = {
-    "sk_buff": ("network_header", "mac_header", "tail", "head", "data", "dev", "len", "mark"),
-    "net_device": ("ifindex", "name", "nd_net.net"),
-    "net": ("ns.inum",),
-}
-DROP_REASONS = "skb_drop_reason"
-
 NO_HEADER = 0xFFFF  # in a packet whose network header is not known
 ETHERNET = 14  # bytes
 NO_EXIST = 1  # BPF_NOEXIST: an entry that is there stays

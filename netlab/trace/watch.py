@@ -19,9 +19,8 @@ from netlab.bpf.ring import Ring
 from netlab.errors import KernelError
 from netlab.trace.headers import Ports
 from netlab.trace.kept import kept_programs
-from netlab.trace.layout import FLOW, FRAGMENT, MOST_FLOWS, VALUE_SIZE, Target
+from netlab.trace.layout import DROP_REASONS, FLOW, FRAGMENT, MEMBERS, MOST_FLOWS, VALUE_SIZE, Target
 from netlab.trace.mark import following
-from netlab.trace.program import DROP_REASONS, MEMBERS
 from netlab.trace.sighting import Sighting, read
 
 POINTER = 8  # bytes

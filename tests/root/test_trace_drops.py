@@ -22,8 +22,8 @@ from netlab.kernel import netns
 from netlab.lab import Lab
 from netlab.topology.service import Port, Service
 from netlab.trace.correlate import Role
+from netlab.trace.layout import DROP_REASONS, MEMBERS
 from netlab.trace.model import Trace, Verdict, Way
-from netlab.trace.program import DROP_REASONS, MEMBERS
 from netlab.trace.question import Options
 from netlab.trace.render.tree import tree
 from netlab.trace.run import trace

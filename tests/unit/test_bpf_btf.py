@@ -222,8 +222,8 @@ def test_a_kernel_without_a_member(cache: Path, kernel: Path) -> None:
 
 
 def test_this_machines_own_kernel(cache: Path) -> None:
-    from netlab.trace.program import DROP_REASONS
-    from netlab.trace.program import MEMBERS as TRACED
+    from netlab.trace.layout import DROP_REASONS
+    from netlab.trace.layout import MEMBERS as TRACED
 
     if not btf.VMLINUX.exists():
         pytest.skip("this kernel has no BTF (CONFIG_DEBUG_INFO_BTF)")
