@@ -16,7 +16,7 @@ from tests.root.ready import wait_until_ready
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark: scripts/setup test installs it"),
+    pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark: scripts/setup readers installs it"),
 ]
 
 FILE = """\

@@ -1,6 +1,6 @@
 """The page of a trace in a real browser: it loads from a file without a word, and steps by keys and by buttons.
 
-Needs a Chromium: `scripts/setup test` installs Debian's; where there is none (Ubuntu has it only as a snap) it skips.
+Needs a Chromium: `scripts/setup readers` installs Debian's; where there is none (Ubuntu has it only as a snap) it skips.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests import traced
 from tests.browser import Browser, find_program, start
 
 PROGRAM = find_program()
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no browser: `scripts/setup test` installs one on Debian")
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no browser: `scripts/setup readers` installs one on Debian")
 HOPS = 13  # of the way there
 SHOWN = "document.querySelector('article:not([hidden])').id"
 AT = "document.querySelector('article:not([hidden])').dataset.at"
