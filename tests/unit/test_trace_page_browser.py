@@ -1,6 +1,6 @@
 """The page of a trace in a real browser: it loads from a file without a word, and steps by keys and by buttons.
 
-Needs a Chromium: `scripts/setup readers` installs Debian's; where there is none (Ubuntu has it only as a snap) it skips.
+Needs a Chromium: `scripts/setup readers` installs Debian's; where there is none (Ubuntu has snaps only) it skips.
 """
 
 from __future__ import annotations

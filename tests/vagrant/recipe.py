@@ -40,7 +40,7 @@ MACHINE = (
 )
 WANTED_BY_SETUP = (  # what `scripts/setup test` would install; a unit test compares
     *("iproute2", "iptables", "nftables", "iputils-ping", "procps", "python3", "python3-venv"),
-    *("curl", "iperf3", "tcpdump", "util-linux", "graphviz", "gcc", "python3-dev", "libc6-dev"),
+    *("curl", "ethtool", "iperf3", "tcpdump", "util-linux", "graphviz", "gcc", "python3-dev", "libc6-dev"),
 )
 WHEELS = "/usr/share/netlab/wheels"
 FROM_SOURCE = ("python-iptables",)  # has no wheel: the node compiles it
