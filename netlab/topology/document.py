@@ -21,9 +21,8 @@ import yaml
 from netlab.errors import Problem
 from netlab.topology import scalars
 from netlab.topology.findings import Finding, Loc, counted, quote
-from netlab.topology.syntax import explain
+from netlab.topology.syntax import DEPTH_MAX, explain
 
-DEPTH_MAX = 32
 VALUES_MAX = 500_000
 PATH_SHOWN = 80
 PLAIN_KEY = re.compile(r"[\w.-]{1,63}\Z")

@@ -11,6 +11,7 @@ import yaml
 from netlab.errors import Problem
 from netlab.topology.findings import quote
 
+DEPTH_MAX = 32  # of a file's values
 FLOW = "text that holds ': ' or one of , [ ] { } needs quotes there"
 INDENTATION = "check the indentation of this line and of the line before"
 
@@ -36,6 +37,7 @@ SENTENCES = (
         "a backslash in double quotes begins an escape that YAML does not know",
         "use single quotes",
     ),
+    ("exceeded maximum nesting depth", f"is nested more than {DEPTH_MAX} levels deep", ""),  # newer libyaml: 1000
     ("found incompatible YAML document", "asks for a version of YAML other than 1.1", "leave the %YAML line out"),
 )
 NEVER_CLOSED = (

@@ -395,3 +395,9 @@ def test_problems_beyond_fifty_are_counted() -> None:
     assert len(raised.value.problems) == 70
     assert str(raised.value).count("no node is called") == 50
     assert str(raised.value).endswith("... and 20 more problems")
+
+
+@pytest.mark.parametrize("depth", [33, 200, 5000])
+def test_a_file_nested_too_deep_is_told_so_whoever_notices(depth: int) -> None:
+    (problem,) = problems(f"pods: {'[' * depth}{']' * depth}")
+    assert problem.endswith("is nested more than 32 levels deep")
