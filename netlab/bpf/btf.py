@@ -8,7 +8,6 @@ what was found is kept in the cache folder under the kernel's release and build.
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from netlab import paths
 from netlab.errors import NotSupported
+from netlab.kept import kept
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 MAGIC = 0xEB9F
@@ -137,21 +136,16 @@ def read(content: bytes, members: Mapping[str, Iterable[str]], enums: Iterable[s
 
 def find(members: Mapping[str, Sequence[str]], enums: Sequence[str], *, needed_by: str, file: Path = VMLINUX) -> Layout:
     """Find members and enumerations of the running kernel, as `read` does. Raises NotSupported when it is silent."""
-    kept = paths.cache_dir() / "btf.json"
     kernel = os.uname()
     key = f"{kernel.release} {kernel.version} {sorted((name, *wanted) for name, wanted in members.items())} {[*enums]}"
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        return _from_json(json.loads(kept.read_text())[key])
-    try:
-        found = read(file.read_bytes(), members, enums)
-    except (OSError, ValueError, KeyError, IndexError, struct.error) as exc:
-        raise NotSupported("BTF, the kernel's type information", needed_by, "CONFIG_DEBUG_INFO_BTF=y") from exc
-    with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        scratch = kept.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps({key: found._asdict()}))
-        scratch.replace(kept)
-    return found
+
+    def search() -> Layout:
+        try:
+            return read(file.read_bytes(), members, enums)
+        except (OSError, ValueError, KeyError, IndexError, struct.error) as exc:
+            raise NotSupported("BTF, the kernel's type information", needed_by, "CONFIG_DEBUG_INFO_BTF=y") from exc
+
+    return kept("btf.json", key, _from_json, search, Layout._asdict)
 
 
 def _from_json(value: Any) -> Layout:

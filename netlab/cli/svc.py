@@ -15,7 +15,6 @@ from netlab.errors import UsageError
 if TYPE_CHECKING:
     from netlab.explain.report import View
     from netlab.lab import Lab
-    from netlab.proxy.ipvs_netlink import Listed
     from netlab.service.known import Known
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,6 +85,7 @@ def _view(reference: str | None, service: str, namespace: str, node: str | None,
     from netlab.explain.question import ask
     from netlab.explain.read import read
     from netlab.explain.report import view
+    from netlab.proxy.ipvs_netlink import virtual_servers
 
     join()
     lab = find_lab(reference)
@@ -96,7 +96,7 @@ def _view(reference: str | None, service: str, namespace: str, node: str | None,
         lambda argv: lab.exec(question.node, argv),
         lab.topology.families,
         f"{namespace}/{service}",
-        servers=lambda version: _virtual_servers(lab, question.node, version),
+        servers=lambda version: virtual_servers(lab.netns(question.node), version),
     )
     return view(question, reading)
 
@@ -114,16 +114,6 @@ def find_known(lab: Lab, service: str, namespace: str) -> Known:
     except NetlabError:
         return declared(lab.topology, service, namespace)
     return from_json(Known, answer)
-
-
-def _virtual_servers(lab: Lab, node: str, version: int) -> list[Listed]:
-    from netlab.proxy.ipvs_netlink import Servers
-
-    servers = Servers(lab.netns(node))
-    try:
-        return servers.listing(version)
-    finally:
-        servers.close()
 
 
 def _require_up(lab: Lab, node: str) -> None:

@@ -227,3 +227,12 @@ def _number(packed: bytes) -> int:
 def idle(loads: Iterable[tuple[RealServer, Load]]) -> frozenset[RealServer]:
     """Return the real servers that have weight 0 and no connection left."""
     return frozenset(server for server, load in loads if not any(load))
+
+
+def virtual_servers(name: str, version: int) -> list[Listed]:
+    """List the virtual servers of a namespace, of an IP version, once."""
+    servers = Servers(name)
+    try:
+        return list(servers.listing(version))
+    finally:
+        servers.close()

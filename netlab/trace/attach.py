@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from netlab.trace.connections import Connection
 from netlab.trace.correlate import Role
-from netlab.trace.headers import Ip
+from netlab.trace.headers import Ip, first
 from netlab.trace.hits import Hit, Section
 from netlab.trace.model import Cause, Event, Hop, Source, Topic, Way
 
@@ -89,7 +89,7 @@ def _places(ways: Sequence[Way], section: Section) -> Iterator[tuple[int, int]]:
 
 
 def _is_outermost(hit: Hit, hop: Hop) -> bool:
-    header = next((header for header in hop.headers if isinstance(header, Ip)), None)
+    header = first(hop.headers, Ip)
     return header is not None and _is_of(hit, header)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from netlab.trace.explain import EVENTS
 from netlab.trace.layout import Kind
 from netlab.trace.model import Event, Hop
 from netlab.trace.predict import Prediction
 from netlab.trace.sighting import Sighting
 from netlab.trace.tables import Tables
-
-EVENTS = {Kind.IN: Event.IN, Kind.OUT: Event.OUT}
 
 
 def differences(
@@ -21,7 +20,7 @@ def differences(
     A TUN that no packet goes out by is no difference: programs in the kernel may carry what it would.
     """
     seen = [hop for hop in hops if hop.event in (Event.IN, Event.OUT)]
-    wanted = [one for one in expected.steps if one.kind in EVENTS]
+    wanted = [one for one in expected.steps if one.kind in (Kind.IN, Kind.OUT)]
     went = {(hop.namespace, hop.device, hop.event) for hop in seen}
     wanted = [one for one in wanted if _place(one) in went or not _is_tun(one, tables)]
     for number, hop in enumerate(seen):

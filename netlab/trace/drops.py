@@ -71,7 +71,7 @@ def _flooded_at(hops: Sequence[Hop], mac: str) -> Hop | None:
 def _chosen_at(hops: Sequence[Hop], mac: str) -> Hop | None:
     """Return where a neighbour entry gave the frame its MAC."""
     for hop in reversed(hops):
-        frame = _frame(hop)
+        frame = first(hop.headers, Ethernet)
         is_looked_up = any(cause.topic is Topic.NEIGHBOR for cause in hop.causes)
         if hop.event is Event.OUT and is_looked_up and frame and frame.dst == mac:
             return hop
@@ -97,7 +97,7 @@ def _words(hops: Sequence[Hop]) -> dict[str, str]:
     hop = hops[-1]
     inner = innermost(hop.headers)
     ip, around = (inner[0] if inner else None), first(hop.headers, Ip)
-    frame = _frame(hop)
+    frame = first(hop.headers, Ethernet)
     vni = next((str(header.vni) for header in hop.headers if isinstance(header, Vxlan)), "?")
     port = "it"
     match inner[1] if len(inner) > 1 else None:
@@ -158,7 +158,3 @@ def _mtu(route: RouteEntry | str, hop: Hop, tables: Tables | None) -> str:
 
 def _same_place(one: Hop, other: Hop) -> bool:
     return (one.namespace, one.device) == (other.namespace, other.device)
-
-
-def _frame(hop: Hop) -> Ethernet | None:
-    return next((header for header in hop.headers if isinstance(header, Ethernet)), None)

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from netlab.topology.addresses import Address
 from netlab.trace.changes import changes
-from netlab.trace.headers import Ethernet, Headers, Ip, innermost, outer
+from netlab.trace.headers import Ethernet, Ip, first, inner_ip, outer
 from netlab.trace.layout import Kind
-from netlab.trace.model import Cause, Event, Hop, Places, Source, Topic
+from netlab.trace.model import Cause, Event, Hop, Places, Topic
 from netlab.trace.sighting import Sighting
 from netlab.trace.tables import Device, RouteEntry, Tables
 
@@ -94,7 +94,7 @@ def _causes(before: Sighting | None, one: Sighting, tables: Tables | None, place
 def _came_up(former: Device, one: Sighting, device: Device, tables: Tables) -> Iterator[Cause]:
     """A packet that came in by one device comes in by another: a bridge's own, or a tunnel's."""
     if device.kind == "bridge" and former.bridge == device.name:
-        if frame := _frame(one.headers):
+        if frame := first(one.headers, Ethernet):
             entry = tables.fdb(frame.dst, device.name)
             own = (
                 f"{frame.dst} is {device.name}'s own address" if entry and entry.is_local else f"{frame.dst} is for all"
@@ -108,7 +108,7 @@ def _came_up(former: Device, one: Sighting, device: Device, tables: Tables) -> I
 
 def _bridged(one: Sighting, bridge: str, tables: Tables) -> Iterator[Cause]:
     """A bridge chose one of its ports."""
-    frame = _frame(one.headers)
+    frame = first(one.headers, Ethernet)
     if frame is None:
         return
     entry = tables.fdb(frame.dst, bridge)
@@ -122,13 +122,13 @@ def _bridged(one: Sighting, bridge: str, tables: Tables) -> Iterator[Cause]:
 def _routed(before: Sighting | None, one: Sighting, device: Device, tables: Tables, places: Places) -> Iterator[Cause]:
     """IP chose the device, and who is to get the frame there."""
     carried = before is not None and outer(before.headers) and outer(one.headers)  # past a router of the underlay
-    find = _outermost if carried else _ip
-    ip = find(one.headers)
+    ip, former = (
+        (first(seen.headers, Ip) if carried else inner_ip(seen.headers)) if seen else None for seen in (one, before)
+    )
     if ip is None:
         return
     came_in = tables.device(before.device) if before and before.kind is Kind.IN else None
     arrived_by = (came_in.bridge or came_in.name) if came_in else ""
-    former = find(before.headers) if before else None
     found = tables.route(ip.dst, former.src if former else ip.src, arrived_by, one.mark)
     if isinstance(found, str):
         yield Cause(Topic.ROUTE, f"no route to {ip.dst}: {found}")
@@ -160,7 +160,7 @@ def _neighbor(address: Address, device: Device, tables: Tables) -> Iterator[Caus
 def _wrapped(former: Device, one: Sighting, device: Device, tables: Tables, places: Places) -> Iterator[Cause]:
     """A tunnel put another header in front, and IP chose a device for that."""
     yield Cause(Topic.TUNNEL, f"wrapped by {former.name}" + (f", VNI {former.vni}" if former.kind == "vxlan" else ""))
-    around = _outermost(one.headers)
+    around = first(one.headers, Ip)
     if around is None:
         return
     found = tables.route(around.dst, None, "", 0)
@@ -189,22 +189,3 @@ def route_origin(entry: RouteEntry, places: Places) -> str:
         node = places.leases.get(entry.dst)
         return f"lease of {node}" if node else "netlab"
     return ROUTE_PROTOCOLS.get(entry.protocol, f"protocol {entry.protocol}")
-
-
-def _frame(headers: Headers) -> Ethernet | None:
-    first = headers[0] if headers else None
-    return first if isinstance(first, Ethernet) else None
-
-
-def _outermost(headers: Headers) -> Ip | None:
-    return next((header for header in headers if isinstance(header, Ip)), None)
-
-
-def _ip(headers: Headers) -> Ip | None:
-    inner = innermost(headers)
-    return inner[0] if inner and isinstance(inner[0], Ip) else None
-
-
-def is_known(cause: Cause) -> bool:
-    """Say whether a cause was said by the kernel as it happened."""
-    return cause.source is Source.SEEN

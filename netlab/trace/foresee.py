@@ -28,7 +28,6 @@ from netlab.trace.tables import Tables
 if TYPE_CHECKING:
     from netlab.explain.choices import Asked, Destination
     from netlab.explain.model import Reading
-    from netlab.proxy.ipvs_netlink import Listed
 
 Translate = Callable[[str, Headers], tuple[Choice, ...]]
 
@@ -128,10 +127,10 @@ def _by_rules(lab: Lab) -> Translate:
     """Return what finds destinations in the Service rules of nodes, which are read when they are first asked for."""
     from netlab.explain.choices import destinations, real_servers
     from netlab.explain.read import read
+    from netlab.proxy.ipvs_netlink import virtual_servers
 
     snapshot = lab.snapshot
     nodes = {names.netns(lab.name, node.name): node.name for node in lab.topology.cluster_nodes}
-
     modes = {node.name: node.proxy or lab.topology.proxy for node in lab.topology.cluster_nodes}
 
     @cache
@@ -140,7 +139,7 @@ def _by_rules(lab: Lab) -> Translate:
 
     def chosen(node: str, asked: Asked, source: Address | None) -> tuple[Destination, ...]:
         if modes[node] is Proxy.IPVS:
-            return real_servers(_virtual_servers(lab, node, asked[0].version), asked)
+            return real_servers(virtual_servers(lab.netns(node), asked[0].version), asked)
         return destinations(reading(node), asked, source, snapshot.leases[node].public_ips)
 
     def translate(namespace: str, headers: Headers) -> tuple[Choice, ...]:
@@ -153,16 +152,6 @@ def _by_rules(lab: Lab) -> Translate:
         return tuple(Choice(one.address, one.port, one.chance, one.masqueraded) for one in found)
 
     return translate
-
-
-def _virtual_servers(lab: Lab, node: str, version: int) -> list[Listed]:
-    from netlab.proxy.ipvs_netlink import Servers
-
-    servers = Servers(lab.netns(node))
-    try:
-        return servers.listing(version)
-    finally:
-        servers.close()
 
 
 def _cables(objects: Objects) -> dict[End, End]:

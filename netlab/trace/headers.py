@@ -10,6 +10,7 @@ import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TypeVar
 
 from netlab.topology.addresses import Address
 
@@ -91,6 +92,7 @@ class Quote:
 
 Header = Ethernet | Ip | Udp | Tcp | Icmp | Vxlan | Quote
 Headers = tuple[Header, ...]
+H = TypeVar("H", Ethernet, Ip, Udp, Tcp, Icmp, Vxlan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +202,14 @@ def outer(headers: Headers) -> Headers:
     return around[:-1] if around and isinstance(around[-1], Ethernet) else around
 
 
-def first(headers: Headers, kind: type[Ip]) -> Ip | None:
+def first(headers: Headers, kind: type[H]) -> H | None:
     """Return the outermost header of a kind."""
     return next((header for header in headers if isinstance(header, kind)), None)
+
+
+def inner_ip(headers: Headers) -> Ip | None:
+    """Return the IP header that is not wrapped around another one, nor quoted."""
+    return first(innermost(headers), Ip)
 
 
 def fragment_offset(headers: Headers) -> int:

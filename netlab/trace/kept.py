@@ -6,14 +6,12 @@ not even imported.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from netlab import paths
 from netlab.bpf.assembler import Encoded
+from netlab.kept import kept
 from netlab.trace.layout import Target
 
 PACKAGE = Path(__file__).parent
@@ -25,20 +23,22 @@ SOURCES = (
 
 def kept_programs(offsets: Mapping[str, int], target: Target) -> dict[str, Encoded]:
     """Return the programs of `program.programs`, encoded."""
-    kept = paths.cache_dir() / "trace-programs.json"
-    key = repr((sorted(offsets.items()), sorted(target.vxlan_ports), sorted(target.tunnel_ports), _sources()))
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        held = json.loads(kept.read_text())[key]
-        return {name: Encoded(bytes.fromhex(code), tuple(map(tuple, places))) for name, (code, places) in held.items()}
-    from netlab.trace.program import programs
 
-    found = {name: made.encode() for name, made in programs(offsets, target).items()}
-    with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        scratch = kept.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps({key: {name: (one.content.hex(), one.places) for name, one in found.items()}}))
-        scratch.replace(kept)
-    return found
+    def make() -> dict[str, Encoded]:
+        from netlab.trace.program import programs
+
+        return {name: made.encode() for name, made in programs(offsets, target).items()}
+
+    key = repr((sorted(offsets.items()), sorted(target.vxlan_ports), sorted(target.tunnel_ports), _sources()))
+    return kept("trace-programs.json", key, _from_json, make, _to_json)
+
+
+def _from_json(held: dict[str, Any]) -> dict[str, Encoded]:
+    return {name: Encoded(bytes.fromhex(code), tuple(map(tuple, places))) for name, (code, places) in held.items()}
+
+
+def _to_json(programs: dict[str, Encoded]) -> dict[str, Any]:
+    return {name: (one.content.hex(), one.places) for name, one in programs.items()}
 
 
 def _sources() -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from netlab.topology.addresses import Address, Network
+from netlab.topology.addresses import Network
 from netlab.trace.correlate import Role
 from netlab.trace.headers import Headers
 
@@ -39,12 +39,9 @@ class Topic(StrEnum):
     NEIGHBOR = "neighbor"
     FDB = "fdb"
     BRIDGE = "bridge"
-    CABLE = "cable"
     TUNNEL = "tunnel"
     RULE = "rule"
     CONNTRACK = "conntrack"
-    SOCKET = "socket"
-    DROP = "drop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +127,8 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What is known of a lab's addresses and namespaces: who is meant by each."""
+    """Who is meant by a lab's namespaces and podCIDRs."""
 
     members: Mapping[str, str]  # by namespace
-    addresses: Mapping[Address, str]
     leases: Mapping[Network, str]  # nodes by podCIDR
     route_protocol: int  # that of netlab's own routes

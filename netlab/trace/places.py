@@ -1,4 +1,4 @@
-"""Whose the namespaces and addresses of a lab are."""
+"""Whose the namespaces and podCIDRs of a lab are."""
 
 from __future__ import annotations
 
@@ -26,13 +26,10 @@ def find_namespaces(lab: Lab) -> dict[int, str]:
 
 
 def find_places(lab: Lab) -> Places:
-    """Return who is meant by each namespace, address and podCIDR."""
-    snapshot = lab.snapshot
+    """Return who is meant by each namespace and podCIDR."""
     members = {}
     for name in find_namespaces(lab).values():
         owner = names.find_owner(name)
         members[name] = (owner.name if owner else name) or UNDERLAY
-    addresses = {ip: f"node {lease.node}" for lease in snapshot.leases.values() for ip in lease.public_ips}
-    addresses |= {ip: f"pod {pod}" for pod, ips in snapshot.pods.items() for ip in ips}
-    leases = {cidr: lease.node for lease in snapshot.leases.values() for cidr in lease.pod_cidrs}
-    return Places(members, addresses, leases, names.ROUTE_PROTOCOL)
+    leases = {cidr: lease.node for lease in lab.snapshot.leases.values() for cidr in lease.pod_cidrs}
+    return Places(members, leases, names.ROUTE_PROTOCOL)

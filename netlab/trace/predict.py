@@ -1,6 +1,6 @@
 """A packet's way as a lab's tables have it, without a packet: what `netlab explain` shows. Pure; `World` is asked.
 
-Each function is a place that a packet comes to, in the order in which it may: a namespace sends it (`_send`), it leaves
+Each function is a place that a packet comes to, in the order in which it may: a namespace sends it (`send`), it leaves
 by a device (`_leave`), goes over a cable (`_arrive`), into IP (`_enter`). What is found is written down as sightings,
 with the number of the step for a time, so that `explain` gives them the same causes as those of a real packet.
 """

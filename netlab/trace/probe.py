@@ -13,19 +13,18 @@ import struct
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from netlab.check.packets import IP_HEADER
+from netlab.check.packets import ECHO_REPLY, ECHO_REQUEST, IP_HEADER, PROTOCOL
 from netlab.errors import KernelError
 from netlab.kernel import netns
+from netlab.kernel.probe_sockets import FAMILY, LEVEL, MTU_DISCOVER
 from netlab.trace.question import Protocol, Question
+from netlab.tunnel.packet import internet_checksum
 
 COOKIE = 16  # bytes; the programs look for the first four
-FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, SEND_QUEUE = 19, 20, 21, 2
-IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DO, PMTUDISC_DONT = 10, 23, 2, 0
-ICMP_CHECKSUM_SELF = 4  # the version whose ICMP checksum is the sender's business
-ECHO_REQUEST, ECHO_REPLY = {4: 8, 6: 128}, {4: 0, 6: 129}
+PMTUDISC_DONT, PMTUDISC_DO = 0, 2
+TTL = {4: socket.IP_TTL, 6: socket.IPV6_UNICAST_HOPS}
 HEADER = 8  # bytes, of UDP and of ICMP
-ERRORS_OF_NETWORK = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EMSGSIZE, errno.EACCES, errno.EPERM, errno.EINVAL)
 
 
 class Reply(Enum):
@@ -64,17 +63,17 @@ class Probe:
         kinds = {
             Protocol.UDP: (socket.SOCK_DGRAM, 0),
             Protocol.TCP: (socket.SOCK_STREAM, 0),
-            Protocol.ICMP: (socket.SOCK_RAW, socket.IPPROTO_ICMP if self._version == 4 else socket.IPPROTO_ICMPV6),
+            Protocol.ICMP: (socket.SOCK_RAW, PROTOCOL[self._version]),
         }
         kind, protocol = kinds[self._question.protocol]
         opened = socket.socket(FAMILY[self._version], kind | socket.SOCK_NONBLOCK, protocol)
         options = self._question.options
-        level = socket.IPPROTO_IP if self._version == 4 else socket.IPPROTO_IPV6
-        discover = IP_MTU_DISCOVER if self._version == 4 else IPV6_MTU_DISCOVER
+        level = LEVEL[self._version]
         if self._question.protocol is not Protocol.TCP:
-            opened.setsockopt(level, discover, PMTUDISC_DO if options.dont_fragment else PMTUDISC_DONT)
+            how = PMTUDISC_DO if options.dont_fragment else PMTUDISC_DONT
+            opened.setsockopt(level, MTU_DISCOVER[self._version], how)
         if options.ttl:
-            opened.setsockopt(level, socket.IP_TTL if self._version == 4 else socket.IPV6_UNICAST_HOPS, options.ttl)
+            opened.setsockopt(level, TTL[self._version], options.ttl)
         if self._question.protocol is Protocol.TCP:
             opened.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
             opened.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, SEND_QUEUE)
@@ -146,23 +145,14 @@ class Probe:
     def _echo(self) -> bytes:
         """Pack an echo request. The kernel fills in ICMPv6's checksum (RFC 3542 section 3.1)."""
         message = struct.pack("!BBHHH", ECHO_REQUEST[self._version], 0, 0, self._ident, 1) + self._payload(HEADER)
-        if self._version != ICMP_CHECKSUM_SELF:
+        if self._version == 6:
             return message
-        return message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
+        return message[:2] + internet_checksum(message).to_bytes(2, "big") + message[4:]
 
     def _is_reply(self, content: bytes) -> bool:
         start = (content[0] & 15) * 4 if self._version == 4 else 0
         reply = content[start:]
         return reply[:1] == bytes([ECHO_REPLY[self._version]]) and reply[HEADER : HEADER + COOKIE] == self.cookie
-
-
-def checksum(content: bytes) -> int:
-    """Return the internet checksum of RFC 1071."""
-    padded = content + bytes(len(content) % 2)
-    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def _heard(exc: OSError) -> Heard:

@@ -20,7 +20,7 @@ from netlab.trace.correlate import Journey, Role, correlate
 from netlab.trace.drops import find_drop, name_rule
 from netlab.trace.explain import explain
 from netlab.trace.foresee import follow
-from netlab.trace.headers import Ip, Tcp, Udp, fragment_offset, innermost, is_echo_reply, with_port
+from netlab.trace.headers import Ip, Tcp, Udp, first, fragment_offset, innermost, is_echo_reply, with_port
 from netlab.trace.hits import Hit, Section, sections
 from netlab.trace.layout import Kind
 from netlab.trace.model import Places, Trace, Way
@@ -75,7 +75,7 @@ def _with_sender(sightings: Sequence[Sighting], question: Question, sender: str)
     seen = {one.buffer for one in sightings if one.namespace}
 
     def is_unsent(one: Sighting) -> bool:
-        ip = next((header for header in one.headers if isinstance(header, Ip)), None)
+        ip = first(one.headers, Ip)
         is_new = one.kind is Kind.DROPPED and not one.namespace and one.buffer not in seen
         return is_new and ip is not None and ip.dst == question.address
 

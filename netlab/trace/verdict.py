@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping, Sequence
 
+from netlab.check.packets import words
 from netlab.trace.correlate import Role
 from netlab.trace.drops import REFUSING
 from netlab.trace.headers import ICMP, Icmp, Ip, innermost
@@ -22,29 +23,6 @@ UNSENT = {
     errno.EPERM: "the packet filter of {source} forbids it",
     errno.EMSGSIZE: "it is larger than the MTU of the device of {source}, and must not be fragmented",
     errno.EADDRNOTAVAIL: "{source} has no address to send from",
-}
-ERRORS = {  # RFC 792 and 4443: type and code
-    4: {
-        (3, 0): "network unreachable",
-        (3, 1): "host unreachable",
-        (3, 2): "protocol unreachable",
-        (3, 3): "port unreachable",
-        (3, 4): "fragmentation needed",
-        (3, 9): "network prohibited",
-        (3, 10): "host prohibited",
-        (3, 13): "administratively prohibited",
-        (11, 0): "TTL exceeded",
-        (11, 1): "fragments are missing",
-    },
-    6: {
-        (1, 0): "no route",
-        (1, 1): "administratively prohibited",
-        (1, 3): "address unreachable",
-        (1, 4): "port unreachable",
-        (1, 6): "route rejected",
-        (2, 0): "packet too big",
-        (3, 0): "hop limit exceeded",
-    },
 }
 
 
@@ -95,8 +73,8 @@ def _error(hop: Hop) -> str:
     inner = innermost(hop.headers)
     match inner[:2]:
         case (Ip(protocol=protocol), Icmp(type=kind, code=code, mtu=mtu)):
-            words = ERRORS[4 if protocol == ICMP else 6].get((kind, code), f"ICMP {kind}/{code}")
-            return f"{words}, MTU {mtu}" if mtu else words
+            said = words(4 if protocol == ICMP else 6, kind, code)
+            return f"{said}, MTU {mtu}" if mtu else said
         case _:
             return "an ICMP error"
 

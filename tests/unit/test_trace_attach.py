@@ -118,7 +118,7 @@ def test_a_report_goes_to_the_first_way_that_it_fits() -> None:
 
 
 def test_rules_come_behind_causes_that_are_there() -> None:
-    cause = Cause(Topic.CABLE, "a cable")
+    cause = Cause(Topic.TUNNEL, "a cable")
     way = Way(Role.PROBE, (replace(hop(), causes=(cause,)),))
     (found,) = attach_rules([way], [section()], text)
     assert found.hops[0].causes == (cause, Cause(Topic.RULE, SAID, "", Source.SEEN))
@@ -198,7 +198,7 @@ def recorded_ways(name: str, namespace: str, reader: str = "nftables") -> dict[s
     """Return the rules and connections of a recorded probe, by namespace and device."""
     recorded = load(name)
     journeys = correlate(recorded.sightings, recorded.find_device)
-    known = Places({}, {}, {}, 80)
+    known = Places({}, {}, 80)
     ways = [Way(one.role, explain(one.way, {}, known, start=0)) for one in journeys]
     found = attach_rules(ways, sections(namespace, recorded.hits(reader, namespace)), text)
     found = attach_connections(found, [(namespace, one) for one in recorded.connections(namespace)])

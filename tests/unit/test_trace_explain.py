@@ -7,10 +7,10 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from netlab.trace.explain import explain, is_known, route_origin, route_text
-from netlab.trace.headers import IPIP, Ethernet, Headers, Ip, Udp, Vxlan
+from netlab.trace.explain import explain, route_origin, route_text
+from netlab.trace.headers import IPIP, Ethernet, Headers, Udp, Vxlan
 from netlab.trace.layout import Kind
-from netlab.trace.model import Cause, Event, Source, Topic
+from netlab.trace.model import Cause, Event
 from netlab.trace.sighting import Sighting
 from netlab.trace.tables import FdbEntry, RouteEntry
 from tests.unit.traced_hops import (
@@ -302,9 +302,3 @@ def test_routes_as_the_tool_writes_them(entry: RouteEntry, text: str) -> None:
 )
 def test_where_routes_come_from(dst: str, protocol: int, origin: str) -> None:
     assert route_origin(route(dst, "eth0", protocol=protocol), PLACES) == origin
-
-
-def test_what_was_looked_up_is_not_known() -> None:
-    assert not is_known(Cause(Topic.ROUTE, "x"))
-    assert is_known(Cause(Topic.RULE, "x", source=Source.SEEN))
-    assert isinstance(FRAME[1], Ip)

@@ -22,7 +22,7 @@ from netlab.trace.render.tree import NARROWEST, tree
 from tests.unit.recorded_traces import NAMES, load
 from tests.unit.traced_hops import FRAME, MAC1, MAC2, NODE1, NODE2, PACKET, hop, ip
 
-PLACES = Places({}, {}, {}, 80)
+PLACES = Places({}, {}, 80)
 RULE = "nat KUBE-SERVICES: -d 10.96.0.80/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-CDGGSHYLG3RE2FKL"
 CAUSES = (
     Cause(Topic.ROUTE, "10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink", "lease of n2"),

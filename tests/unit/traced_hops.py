@@ -19,7 +19,6 @@ NODE1, NODE2 = ip_address("172.18.0.2"), ip_address("172.18.0.3")
 MAC1, MAC2, MAC3, MAC4 = (f"02:00:00:00:00:0{number}" for number in range(1, 5))
 PLACES = Places(
     {"lab.p": "p", "lab.n1": "n1", "lab.n2": "n2", "lab.q": "q"},
-    {A: "pod p", B: "pod q"},
     {ip_network("10.244.2.0/24"): "n2"},
     80,
 )
