@@ -123,7 +123,7 @@ class Api:
 
     def _require_room(self, pod: Pod) -> None:
         """Raise UsageError for a pod beside which there is another one of its name."""
-        present = self._plane.registry.topology.find_pod(pod.name)
+        present = self._plane.find_pod(pod.name)
         if present is None:
             return
         if pod.name in self._plane.kubelet.terminating:
@@ -134,7 +134,7 @@ class Api:
             raise UsageError(f"pod {pod.name} is there already, and pods cannot be changed", "delete it first")
 
     def _apply_pod(self, pod: Pod) -> str:
-        if self._plane.registry.topology.find_pod(pod.name):
+        if self._plane.find_pod(pod.name):
             return f"pod/{pod.name} unchanged"
         self._plane.make_pod(pod)
         return f"pod/{pod.name} created"
@@ -158,7 +158,7 @@ class Api:
             case Resource.ENDPOINT_SLICES:
                 there = key in journal.slices
             case Resource.PODS:
-                pod = self._plane.registry.topology.find_pod(key[1])
+                pod = self._plane.find_pod(key[1])
                 there = pod is not None and pod.namespace == key[0]
                 if pod and there and not _is_ours(pod):
                     raise UsageError(f"{name} is of {_owner(pod)}", "remove it there and run `netlab up`")
@@ -179,7 +179,7 @@ class Api:
                 journal.delete(EndpointSlice, key)
                 self._plane.registry.forget_slice(key)
             case Resource.PODS:
-                self._plane.end_pod(key[1])
+                self._plane.delete_pod(key[1])
             case _:
                 journal.delete(Workload, (WORKLOADS[kind], *key))
 

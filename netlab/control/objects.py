@@ -1,4 +1,4 @@
-"""The objects that were applied to a lab, kept across restarts in a journal: one JSON line for each change.
+"""What was applied to a lab and asked of it, kept across restarts in a journal: one JSON line for each change.
 
 A change costs one line however many objects there are. The journal is written anew, without what is past, when it is
 opened. What the topology file declares is not in here.
@@ -9,16 +9,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from netlab.codec import from_json, to_json
 from netlab.controllers.allocate import Allocation
-from netlab.topology.pod import Workload
+from netlab.topology.pod import Pod, Workload
 from netlab.topology.service import EndpointSlice, Service
 
-Applied = Service | Workload | EndpointSlice | Allocation
-KINDS: dict[str, type] = {kind.__name__: kind for kind in (Service, Workload, EndpointSlice, Allocation)}
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What somebody wants of a pod of its name and is not done yet: to be made, or to end (None)."""
+
+    pod: Pod | None
+
+
+Applied = Service | Workload | EndpointSlice | Allocation | Asked
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (Service, Workload, EndpointSlice, Allocation, Asked)}
 Key = tuple[str, ...]
 
 
@@ -32,11 +41,13 @@ class Journal:
         self.workloads: dict[tuple[str, str, str], Workload] = {}
         self.slices: dict[tuple[str, str], EndpointSlice] = {}
         self.allocations: dict[tuple[str, str], Allocation] = {}
+        self.asked: dict[tuple[str], Asked] = {}
         self._objects: dict[str, dict[Any, Any]] = {
             "Service": self.services,
             "Workload": self.workloads,
             "EndpointSlice": self.slices,
             "Allocation": self.allocations,
+            "Asked": self.asked,
         }
         for kind, key, value in _read(path):
             self._take(kind, key, value)

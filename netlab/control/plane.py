@@ -16,6 +16,7 @@ from dataclasses import replace
 from netlab.control.balancer import Balancer, wanted_routes
 from netlab.control.health import HealthChecks
 from netlab.control.kubelet import Kubelet
+from netlab.control.objects import Asked
 from netlab.control.pods import PodChanges
 from netlab.control.prober import Prober
 from netlab.control.proxies import Proxies
@@ -74,6 +75,7 @@ class Plane:
             await self._await(self._is_up, FIRST)
             await self.next_turn(SETTLE)
             await self.proxies.want(self.registry.targets())
+        self._follow_asked()
         nodes = {node.name for node in self.registry.topology.cluster_nodes}
         self._health.want({name: inode for name, inode in self.registry.namespaces.items() if name in nodes})
         self._balance()
@@ -123,6 +125,7 @@ class Plane:
         if self.changes.take_done():
             self.registry.read_pods()
             self._take_pods()
+            self._follow_asked()
         pods = self._keep_workloads(self.kubelet.pods())
         self.registry.set_pods(pods)
         self._publish(self.registry.take_dirty(), {state.pod.namespace for state in pods})
@@ -188,7 +191,31 @@ class Plane:
         topology = self.registry.topology
         load = Counter(found.node for found in (*topology.pods, *self.changes.making()))
         node = pod.node or min(topology.cluster_nodes, key=lambda found: load[found.name]).name
-        self.changes.make(replace(pod, node=node))
+        self.registry.journal.put((pod.name,), Asked(replace(pod, node=node)))
+        self._follow_asked()
+
+    def find_pod(self, name: str) -> Pod | None:
+        """Return a pod that is there or was asked for."""
+        making = {pod.name: pod for pod in self.changes.making()}
+        return self.registry.topology.find_pod(name) or making.get(name)
+
+    def delete_pod(self, name: str) -> None:
+        """Have a pod ended, or not made; also by the next control plane, should this one be killed before it is."""
+        self.registry.journal.put((name,), Asked(None))
+        if not self.changes.forget(name):  # whether it is made all the same shows when what is under way is done
+            self.end_pod(name)
+
+    def _follow_asked(self) -> None:
+        """Carry on what was asked for and is not done yet; forget what is."""
+        journal, making = self.registry.journal, {pod.name for pod in self.changes.making()}
+        for (name,), asked in list(journal.asked.items()):
+            is_there = self.registry.topology.find_pod(name) is not None
+            if is_there == (asked.pod is not None):
+                journal.delete(Asked, (name,))
+            elif asked.pod is None:
+                self.end_pod(name)
+            elif name not in making:
+                self.changes.make(asked.pod)
 
     def end_pod(self, name: str) -> None:
         """Take a pod out of all Services, and end it when every node knows."""

@@ -45,6 +45,13 @@ class PodChanges:
         """Return the pods that were asked for and are not there yet."""
         return list(self._making.values())
 
+    def forget(self, name: str) -> bool:
+        """Let go of a pod that was asked for, and say whether it was; a change that is under way may still make it."""
+        if self._making.pop(name, None) is None:
+            return False
+        self._work.set()
+        return True
+
     def end(self, name: str, settled: Callable[[], Awaitable[None]]) -> None:
         """Have a pod removed once `settled` says that nobody sends to it any more."""
         if name in self._ending:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from netlab import names
 from netlab.control.protocol import ask
-from netlab.errors import UsageError
+from netlab.errors import NetlabError, UsageError
 from netlab.kernel import netns
-from netlab.topology.pod import Container, ContainerPort, EnvVar, PodTemplate, Probe, Workload, WorkloadKind
+from netlab.manifest.values import MANIFEST
+from netlab.topology.pod import (
+    SYSTEM,
+    Container,
+    ContainerPort,
+    EnvVar,
+    Pod,
+    PodTemplate,
+    Probe,
+    Workload,
+    WorkloadKind,
+)
 from netlab.topology.service import Port, Service
 from tests.root.service_lab import Reply, ServiceLab, running
 
@@ -158,23 +173,75 @@ def test_objects_survive_the_control_plane(lab: ServiceLab) -> None:
     lab.apply(SERVICE, DEPLOYMENT)
     rolled_out(lab, DEPLOYMENT)
     address, pods = lab.cluster_ip("web"), pods_of(lab, DEPLOYMENT)
-    control = next(state for state in lab.lab.keeper.states() if state.name == "control-plane")
-    import os
-    import signal
-
-    assert control.pid
-    os.kill(control.pid, signal.SIGKILL)
-    wait_until(lambda: _answers(lab))
+    kill_control_plane(lab)
     assert (lab.cluster_ip("web"), pods_of(lab, DEPLOYMENT)) == (address, pods)
     lab.wait_for_endpoints("web", 3)
     assert isinstance(lab.ask("client", address), Reply)
 
 
-def _answers(lab: ServiceLab) -> bool:
-    from netlab.errors import NetlabError
+def test_pods_that_were_asked_for_survive_the_control_plane(lab: ServiceLab) -> None:
+    first, second, third = (
+        Pod(name, "n1", containers=(SERVER,), owner=MANIFEST) for name in ("first", "second", "third")
+    )
+    lab.apply(first)
+    wait_until(lambda: pod_names(lab) == {"client", "first"})
+    with lab.lab.folder.lock(5.0):  # whoever makes and ends pods waits for it
+        lab.apply(second, third)
+        lab.delete("pods", "first")
+        lab.delete("pods", "third")
+        with pytest.raises(UsageError, match="pods cannot be changed"):
+            lab.apply(replace(second, labels=LABELS))
+        kill_control_plane(lab)
+    wait_until(lambda: pod_names(lab) == {"client", "second"})
+    wait_until(lambda: _takes(lab, first) and _takes(lab, third))  # what was asked for is done with
+    wait_until(lambda: pod_names(lab) == {"client", "first", "second", "third"})
 
+
+def test_a_pod_of_a_workload_that_is_deleted_comes_back(lab: ServiceLab) -> None:
+    ordered = replace(DEPLOYMENT, kind=WorkloadKind.STATEFUL_SET, replicas=1)
+    lab.apply(ordered)
+    rolled_out(lab, ordered)
+    namespace = names.netns(lab.name, "web-0")
+    before = netns.inode(namespace)
+    with lab.lab.folder.lock(5.0):
+        lab.delete("pods", "web-0")
+        kill_control_plane(lab)
+    wait_until(lambda: _inode(namespace) not in (None, before))
+    rolled_out(lab, ordered)
+    asked = [line for line in (lab.lab.folder.path / "objects.jsonl").read_text().splitlines() if '"Asked"' in line]
+    assert asked[-1].endswith('"value":null}')  # it is not ended once more
+
+
+def _takes(lab: ServiceLab, pod: Pod) -> bool:
     try:
-        lab.get("services", "web")
+        lab.apply(pod)
+    except UsageError:  # it is still ending
+        return False
+    return True
+
+
+def _inode(namespace: str) -> int | None:
+    try:
+        return netns.inode(namespace)
+    except FileNotFoundError:
+        return None
+
+
+def pod_names(lab: ServiceLab) -> set[str]:
+    return {pod.name for pod in lab.lab.topology.pods if pod.owner != SYSTEM}
+
+
+def kill_control_plane(lab: ServiceLab) -> None:
+    """End it without a chance to write anything, and wait for the next one."""
+    control = next(state for state in lab.lab.keeper.states() if state.name == "control-plane")
+    assert control.pid
+    os.kill(control.pid, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{control.pid}").exists() and _answers(lab))
+
+
+def _answers(lab: ServiceLab) -> bool:
+    try:
+        lab.get("services", "kubernetes")
     except NetlabError:
         return False
     return True

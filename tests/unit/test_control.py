@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from netlab.control.balancer import wanted_routes
-from netlab.control.objects import Journal
+from netlab.control.objects import Asked, Journal
 from netlab.control.prober import port_number, until_it_listens
 from netlab.control.resources import Reference, Resource, parse
 from netlab.controllers.allocate import Allocation
@@ -43,6 +43,14 @@ def test_objects_are_there_again(path: Path) -> None:
     assert again.workloads == {DEPLOYMENT.key: DEPLOYMENT}
     assert again.slices == {SLICE.key: SLICE}
     assert again.allocations == {WEB.key: GIVEN}
+
+
+def test_what_was_asked_for_is_known_again(path: Path) -> None:
+    journal = Journal(path)
+    journal.put(("one",), Asked(Pod("one", "n1")))
+    journal.put(("two",), Asked(None))
+    journal.close()
+    assert Journal(path).asked == {("one",): Asked(Pod("one", "n1")), ("two",): Asked(None)}
 
 
 def test_what_was_deleted_stays_so_and_leaves_no_line(path: Path) -> None:
