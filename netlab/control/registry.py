@@ -156,7 +156,10 @@ class Registry:
             ProxyNode(node.name, tuple(ip for ip in lease.public_ips if ip.version == version), local[version])
             for version in versions
         )
-        options = Options(service_cidrs=self.topology.service_cidrs)
+        ipvs = self.topology.ipvs
+        options = Options(
+            service_cidrs=self.topology.service_cidrs, scheduler=ipvs.scheduler, strict_arp=ipvs.strict_arp
+        )
         namespace, inode = names.netns(self.topology.name, node.name), self.namespaces[node.name]
         return NodeTarget(namespace, node.name, nodes, options, inode)
 

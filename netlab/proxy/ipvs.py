@@ -70,11 +70,10 @@ class _Open:
 
 
 class IpvsProxier:
-    """The Proxier of mode ipvs. `strict_arp`: the node answers ARP for an interface's own addresses only (MetalLB)."""
+    """The Proxier of mode ipvs."""
 
-    def __init__(self, target: NodeTarget, *, strict_arp: bool = False) -> None:
+    def __init__(self, target: NodeTarget) -> None:
         self._target = target
-        self._strict_arp = strict_arp
         self._sides = {node.addresses[0].version: _Side(node) for node in target.nodes}
         self._ports: dict[PortKey, ServicePort] = {}
         self._conntrack = Cleaner(target.netns)
@@ -172,7 +171,7 @@ class IpvsProxier:
         if self._opened is None:
             opened = _Open(self._target, self._sides)
             try:
-                configure(self._target.netns, self._sides, strict_arp=self._strict_arp)
+                configure(self._target.netns, self._sides, strict_arp=self._target.options.strict_arp)
             except BaseException:
                 opened.close()
                 raise

@@ -25,7 +25,8 @@ class Options:
 
     `tool`: "iptables", "iptables-legacy" or "iptables-nft" for every rule that iptables writes; empty takes the one
     whose rules the node has, or else the machine's default. `service_cidrs`: addresses in them that no Service has are
-    dropped in mode nftables. `scheduler` is of mode ipvs.
+    dropped in mode nftables. `scheduler` and `strict_arp` (a node answers ARP for an interface's own addresses
+    only, which MetalLB wants) are of mode ipvs.
     """
 
     tool: str = ""
@@ -33,6 +34,7 @@ class Options:
     localhost_node_ports: bool = True
     tcp_be_liberal: bool = False
     scheduler: str = "rr"
+    strict_arp: bool = False
 
 
 @dataclass(frozen=True, slots=True)

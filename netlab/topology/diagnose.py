@@ -21,6 +21,7 @@ from netlab.topology.scalars import Unclear
 from netlab.topology.schema import (
     BACKENDS,
     CheckSpec,
+    IpvsSpec,
     NodeSpec,
     SegmentSpec,
     TopologyFile,
@@ -85,6 +86,7 @@ EXPECTED = {
 PARTS: dict[str, type[BaseModel]] = {
     "underlay": UnderlaySpec,
     "a segment of underlay": SegmentSpec,
+    "ipvs": IpvsSpec,
     "an entry of nodes": NodeSpec,
     "an entry of pods": PodSpec,
     "a container of a pod": ContainerSpec,

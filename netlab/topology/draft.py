@@ -106,6 +106,7 @@ class Draft:
             checks=tuple(check for _, check in self.checks),
             services=tuple(service for _, service in self.services),
             proxy=model.Proxy(self.spec.proxy),
+            ipvs=model.Ipvs(self.spec.ipvs.scheduler, self.spec.ipvs.strict_arp),
             load_balancer_cidrs=tuple(cidr for _, cidr in self.load_balancer_cidrs),
         )
 

@@ -14,7 +14,7 @@ Loc = tuple[str | int, ...]
 T = TypeVar("T")
 
 QUOTED_MAX = 60
-LISTED_MAX = 16
+LISTED_MAX = 20
 COMPARISONS_MAX = 50_000
 
 

@@ -39,6 +39,14 @@ class Proxy(StrEnum):
     NONE = "none"
 
 
+@dataclass(frozen=True, slots=True)
+class Ipvs:
+    """How nodes in mode ipvs balance, as in kube-proxy's configuration."""
+
+    scheduler: str = "rr"
+    strict_arp: bool = False
+
+
 class Netfilter(StrEnum):
     """Which packet filter carries the masquerade rules: flannel's EnableNFTables."""
 
@@ -184,6 +192,7 @@ class Topology:
     services: tuple[Service, ...] = ()
     slices: tuple[EndpointSlice, ...] = ()
     proxy: Proxy = Proxy.IPTABLES
+    ipvs: Ipvs = Ipvs()
     load_balancer_cidrs: tuple[Network, ...] = ()
 
     @property

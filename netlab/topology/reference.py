@@ -30,6 +30,7 @@ from netlab.topology.schema import (
     CheckSpec,
     HostGwSpec,
     IpipSpec,
+    IpvsSpec,
     NodeSpec,
     SegmentSpec,
     TopologyFile,
@@ -48,6 +49,7 @@ SECTIONS: dict[type[Spec], str] = {
     IpipSpec: "backend ipip",
     UdpSpec: "backend udp",
     BridgeSpec: "backend bridge",
+    IpvsSpec: "ipvs",
     UnderlaySpec: "underlay",
     SegmentSpec: "segment",
     NodeSpec: "node",
@@ -105,6 +107,11 @@ pods: {web: {node: n1, replicas: 2}, db: {node: n2}}
     VxlanSpec: """
 backend: {type: vxlan, VNI: 7, DirectRouting: true}
 nodes: 2
+""",
+    IpvsSpec: """
+nodes: 2
+proxy: ipvs
+ipvs: {scheduler: lc, strictARP: true}
 """,
     UnderlaySpec: """
 underlay:

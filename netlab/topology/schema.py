@@ -143,6 +143,21 @@ class UnderlaySpec(Spec):
 
 
 ProxyName = Literal["iptables", "nftables", "ipvs", "none"]
+SchedulerName = Literal["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq"]
+
+
+class IpvsSpec(Spec):
+    """What kube-proxy's configuration has for mode ipvs. Nodes in other modes do without."""
+
+    scheduler: SchedulerName = Field(
+        "rr", description="Which endpoint a connection gets: a scheduler of the kernel's, as `ipvsadm -s` has it."
+    )
+    strict_arp: bool = Field(
+        False,
+        alias="strictARP",
+        description="Whether a node answers ARP for an interface's own addresses only (arp_ignore 1, arp_announce 2), "
+        "not for those of `kube-ipvs0`. MetalLB wants it.",
+    )
 
 
 class NodeSettings(Spec):
@@ -220,6 +235,12 @@ class TopologyFile(Spec):
     proxy: ProxyName = Field(
         "iptables",
         description="How nodes carry out Services: kube-proxy's mode, or `none` for no Services and no cluster DNS.",
+    )
+    ipvs: IpvsSpec = Field(
+        {},
+        validate_default=True,
+        description="How nodes in mode ipvs balance, as mapping of the fields below.",
+        json_schema_extra={"x-default": "round robin"},
     )
     ip_masq: bool = Field(
         True, alias="ipMasq", description="Whether pods reach the outside with their node's address (masquerade)."

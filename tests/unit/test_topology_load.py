@@ -20,6 +20,7 @@ from netlab.topology.model import (
     HostAlias,
     HostGwBackend,
     IpipBackend,
+    Ipvs,
     Netfilter,
     Node,
     Pod,
@@ -395,6 +396,12 @@ def test_problems_beyond_fifty_are_counted() -> None:
     assert len(raised.value.problems) == 70
     assert str(raised.value).count("no node is called") == 50
     assert str(raised.value).endswith("... and 20 more problems")
+
+
+def test_how_ipvs_balances_is_that_of_kube_proxy_or_chosen() -> None:
+    assert load_text("nodes: 1\nproxy: ipvs").ipvs == Ipvs("rr", strict_arp=False)
+    chosen = load_text("nodes: 1\nproxy: ipvs\nipvs: {scheduler: sh, strictARP: true}")
+    assert chosen.ipvs == Ipvs("sh", strict_arp=True)
 
 
 @pytest.mark.parametrize("depth", [33, 200, 5000])
