@@ -233,6 +233,6 @@ def virtual_servers(name: str, version: int) -> list[Listed]:
     """List the virtual servers of a namespace, of an IP version, once."""
     servers = Servers(name)
     try:
-        return list(servers.listing(version))
+        return servers.listing(version)
     finally:
         servers.close()

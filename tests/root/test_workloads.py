@@ -6,10 +6,10 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,7 @@ from netlab.topology.pod import (
 )
 from netlab.topology.service import Port, Service
 from tests.root.service_lab import Reply, ServiceLab, running
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -41,6 +42,7 @@ pods: {client: {node: n1}}
 """
 LABELS = (("app", "web"),)
 SERVER = Container("echo", ports=(ContainerPort(80, "http"),))
+wait_until = partial(until, seconds=20.0)
 DEPLOYMENT = Workload(WorkloadKind.DEPLOYMENT, "web", LABELS, PodTemplate(LABELS, (SERVER,)), replicas=3)
 SERVICE = Service("web", selector=LABELS, ports=(Port(80),))
 SECOND = replace(SERVER, env=(EnvVar("VERSION", "2"),))
@@ -245,13 +247,6 @@ def _answers(lab: ServiceLab) -> bool:
     except NetlabError:
         return False
     return True
-
-
-def wait_until(holds: Callable[[], bool], timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_what_cannot_be_is_refused(lab: ServiceLab) -> None:
