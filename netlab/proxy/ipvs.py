@@ -8,7 +8,7 @@ before it is the node's. None of it is atomic, as in kube-proxy: what failed is 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 
 from netlab.errors import KernelError, ProgramError
@@ -58,15 +58,16 @@ class _Open:
     """What a proxier holds open in its node's namespace, and the variant of iptables that writes there."""
 
     def __init__(self, target: NodeTarget, versions: Iterable[int]) -> None:
-        features.require("ipset", f"{target.netns}: proxy ipvs")
-        self.variant = tools.choose_variant(target.netns, target.options.tool, versions)
-        self.servers = Servers(target.netns)
-        self.device = Device(target.netns)
+        with ExitStack() as stack:
+            self.servers = stack.enter_context(closing(Servers(target.netns)))  # first: says what a kernel lacks
+            features.require("ipset", f"{target.netns}: proxy ipvs")
+            self.variant = tools.choose_variant(target.netns, target.options.tool, versions)
+            self.device = stack.enter_context(closing(Device(target.netns)))
+            self._open = stack.pop_all()
 
     def close(self) -> None:
         """Close the sockets."""
-        self.servers.close()
-        self.device.close()
+        self._open.close()
 
 
 class IpvsProxier:

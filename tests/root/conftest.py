@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from netlab.kernel import features, netns
 from netlab.names import NETNS_DIR
 from netlab.topology.model import ForwarderKind
 from tests.root.forwarders import KINDS
+from tests.root.modules import modprobe
 
 VOLATILE = {"IFLA_STATS", "IFLA_STATS64", "RTA_CACHEINFO", "IFA_CACHEINFO", "RTA_EXPIRES", "IFLA_AF_SPEC"}
 
@@ -105,8 +105,7 @@ def _skip_without(feature: str) -> None:
 def ipvs() -> None:
     """Skip where the kernel has no IPVS; else load it, and dummy without the dummy0 that it makes on the host."""
     loads = (("-a", "ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_sh", "ip_vs_mh", "xt_ipvs"), ("dummy", "numdummies=0"))
-    program = shutil.which("modprobe")
-    if program is None or any(subprocess.run([program, *names], check=False).returncode for names in loads):
+    if not all(modprobe(*names) for names in loads):
         pytest.skip("this kernel has no ipvs; the VM tier runs it")
 
 

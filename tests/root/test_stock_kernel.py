@@ -21,6 +21,7 @@ from netlab.kernel.capture import Capture
 from netlab.lab import Lab
 from netlab.packets import layers
 from tests.labs import topology
+from tests.root.modules import modprobe
 from tests.waiting import until
 
 pytestmark = pytest.mark.root
@@ -51,7 +52,7 @@ def wireguard() -> None:
 @pytest.fixture(scope="session")
 def dummy() -> None:
     need("dummy")
-    subprocess.run(["modprobe", "dummy", "numdummies=0"], check=True)  # else it makes dummy0 on the machine itself
+    modprobe("dummy", "numdummies=0")  # else it makes dummy0 on the machine itself
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_wireguard_between_nodes_shows_only_its_own_header(lab: Lab) -> None:
 @pytest.fixture(scope="session")
 def legacy_trace() -> None:
     """Skip where TRACE of legacy iptables cannot be had: it needs the kernel's log as a logger of packets."""
-    if subprocess.run(["modprobe", "-q", "nf_log_syslog"], check=False).returncode:
+    if not modprobe("nf_log_syslog"):
         pytest.skip("this kernel has no nf_log_syslog; the VM tier runs it")
     subprocess.run(["iptables-legacy-save", "-t", "raw"], check=True, capture_output=True)
 
