@@ -20,7 +20,7 @@ from netlab.trace.correlate import Journey, Role, correlate
 from netlab.trace.drops import find_drop, name_rule
 from netlab.trace.explain import explain
 from netlab.trace.foresee import follow
-from netlab.trace.headers import Ip, Tcp, Udp, first, fragment_offset, innermost, is_echo_reply, with_port
+from netlab.trace.headers import Ip, Quote, Tcp, Udp, first, fragment_offset, innermost, is_echo_reply, with_port
 from netlab.trace.hits import Hit, Section, sections
 from netlab.trace.layout import Kind
 from netlab.trace.model import Places, Trace, Way
@@ -34,6 +34,7 @@ from netlab.trace.tables import Tables
 from netlab.trace.verdict import judge
 
 FREED_WITH_WHOLE = "skb_release_data"
+TAKES_ERRORS, NO_REASON = "icmpv6_rcv", "NOT_SPECIFIED"  # what Linux 6.1 frees it has passed on before
 
 
 def trace(lab: Lab, question: Question, by: Mechanism | None = None) -> Trace:
@@ -85,7 +86,8 @@ def _with_sender(sightings: Sequence[Sighting], question: Question, sender: str)
 def _with_true_ends(found: Collected, symbols: Symbols, sender: str) -> list[Sighting]:
     """Have those end as they should that the kernel frees as if they were dropped.
 
-    Fragments are freed with the packet that they were joined to; an echo reply, once raw sockets have a copy of it.
+    Fragments are freed with the packet that they were joined to; an echo reply, once raw sockets have a copy of it; an
+    ICMPv6 error, once whom it is about was told.
     """
 
     def is_joined(one: Sighting) -> bool:
@@ -94,10 +96,14 @@ def _with_true_ends(found: Collected, symbols: Symbols, sender: str) -> list[Sig
     def is_heard(one: Sighting) -> bool:
         return found.heard.reply is Reply.ANSWER and one.namespace == sender and is_echo_reply(one.headers)
 
-    return [
-        replace(one, kind=Kind.CONSUMED) if one.kind is Kind.DROPPED and (is_heard(one) or is_joined(one)) else one
-        for one in found.sightings
-    ]
+    def is_told(one: Sighting) -> bool:
+        no_reason = found.reasons.get(one.reason) == NO_REASON
+        return no_reason and Quote() in one.headers and symbols.name(one.location) == TAKES_ERRORS
+
+    def has_ended(one: Sighting) -> bool:
+        return one.kind is Kind.DROPPED and (is_joined(one) or is_heard(one) or is_told(one))
+
+    return [replace(one, kind=Kind.CONSUMED) if has_ended(one) else one for one in found.sightings]
 
 
 def _ways(

@@ -280,7 +280,7 @@ FRAMES = (
     Fault(
         "queue full",
         (("n1", "tc qdisc add dev eth0 root tbf rate 8bit burst 100 limit 100"),),
-        "dropped n1/eth0 QDISC_DROP @ __dev_queue_xmit|__dev_xmit_skb",
+        "dropped n1/eth0 QDISC_DROP @ __dev_queue_xmit|__dev_xmit_skb|kfree_skb_list_reason",
         "the queueing discipline of eth0",
         "tc -s qdisc show dev eth0",
         taken_out=(("n1", "tc qdisc del dev eth0 root"),),

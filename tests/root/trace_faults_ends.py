@@ -311,7 +311,7 @@ IPV6 = (
     Fault(
         "IPv6: route missing",
         (("n1", "ip -6 route del $net_b6"),),
-        "dropped n1/cni0 IP_INNOROUTES @ ip6_pkt_discard",
+        "dropped n1/cni0 IP_INNOROUTES @ ip6_pkt_discard|ip6_pkt_drop",
         "n1 has no route to $b6.*; n1 told a: Destination unreachable: no route",
         "ip route get $b6",
         version=6,
