@@ -28,6 +28,7 @@ from netlab.kernel.symbols import Symbols
 from netlab.trace import netfilter_watch
 from netlab.trace.headers import Ports
 from netlab.trace.layout import Target
+from netlab.trace.mark import table
 from netlab.trace.netfilter_watch import NetfilterWatch
 from netlab.trace.places import find_namespaces
 from netlab.trace.probe import Probe
@@ -57,7 +58,10 @@ def main(file: Path, src: str, dst: str, protocol: str | None, size: int | None,
     ports = Ports()
     probe = Probe(question, lab.netns(src.partition("/")[2] or src))
     target = Target(probe.cookie[:4], frozenset(ports.vxlan), frozenset(ports.tunnel))
-    with NetfilterWatch(nodes, probe.cookie) as listening, Watch(target, namespaces, ports) as watch:
+    with (
+        NetfilterWatch(nodes, table(probe.cookie), lab.folder.path) as listening,
+        Watch(target, namespaces, ports) as watch,
+    ):
         sightings = _send(probe, watch)
         messages = _messages(listening) if rules else []
         reasons = watch.reasons

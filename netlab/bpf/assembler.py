@@ -69,7 +69,8 @@ CONDITIONS: dict[Condition, int] = {
 JUMP, CALL, EXIT = JMP | 0x00, JMP | 0x80, JMP | 0x90
 
 # "Load and store instructions", "64-bit immediate instructions", "Maps"
-MEMORY = 0x60
+MEMORY, ATOMIC = 0x60, 0xC0
+EXCHANGE = 0xE1  # XCHG | FETCH, the immediate of an atomic operation
 LOAD_WIDE = 0x18
 SOURCE_IS_MAP = 1
 
@@ -297,6 +298,13 @@ def store(size: Size, target: Address, value: Register | int) -> Instruction:
     opcode = (STX if source else ST) | MEMORY | size.value
     text = f"*({size} *){target} = {_name(value, 64)}"
     return Instruction(text, opcode, target.base, register, _short(target.offset), immediate)
+
+
+def exchange(size: Size, target: Address, value: Register) -> Instruction:
+    """Store a register and load what was there, in one step for all processors ("atomic operations", XCHG)."""
+    opcode = STX | ATOMIC | size.value
+    text = f"{value} = xchg(({size} *){target}, {value})"
+    return Instruction(text, opcode, target.base, value.value, _short(target.offset), EXCHANGE)
 
 
 def point(dst: Register, target: Address) -> Block:

@@ -16,6 +16,9 @@ from netlab.errors import UsageError
 
 SNAPLEN = 65535
 WORDS = 16  # of scratch memory: BPF_MEMWORDS
+# What `translate` wants behind a packet: the scratch memory, then the packet's length.
+WHOLE_LENGTH = WORDS * 4
+BEHIND = WHOLE_LENGTH + 4  # bytes
 MASK = 0xFFFF_FFFF  # registers are 32 bits wide
 KERNEL_ONLY = 0xFFFF_F000  # loads from here on ask the kernel, not the frame: SKF_AD_OFF in linux/filter.h
 PASSES = 4096  # `protochain` jumps back once for each extension header; a jumbo frame has room for 1125 of 8 bytes

@@ -69,6 +69,14 @@ def kernel_filter(text: str) -> list[Instruction]:
     return by_device(classic.listed(framed.stdout), [REFUSE] if bare.returncode else classic.listed(bare.stdout))
 
 
+def packet_filter(text: str) -> tuple[Instruction, ...]:
+    """Compile a filter for packets that begin with their IP header. Raises UsageError and NotSupported."""
+    done = _compile(text, "RAW")
+    if done.returncode:
+        raise _refusal(text, done.stderr)
+    return classic.compiled(text, status=done.returncode, stdout=done.stdout, stderr=done.stderr).instructions
+
+
 def _compile(text: str, link: str) -> subprocess.CompletedProcess[str]:
     """Have a filter compiled. `link`: what packets begin with, in tcpdump's words."""
     return _alone([_tcpdump(), *classic.argv(text, link=link)[1:]])

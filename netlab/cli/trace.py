@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from netlab.cli.common import complete_member, find_lab, join, output_option, print_json, write_file
+from netlab.errors import UsageError
 
 if TYPE_CHECKING:
     from netlab.lab import Lab
@@ -54,15 +55,18 @@ def probe_options(command: F) -> F:
 @probe_options
 @click.option("--by", type=click.Choice(["ebpf", "sockets"]), help="See packets by this; the best there is without.")
 @click.option("--count", default=1, type=click.IntRange(1, 1000), help="Send so many, show the first, count the ends.")
-@click.option("--wait", default=1.0, show_default=True, help="Seconds to wait for an answer.")
+@click.option("--wait", type=click.FloatRange(0, 3600), help="Seconds to wait: 1 for an answer, 60 for a --flow.")
+@click.option("--flow", metavar="FILTER", help="Follow real traffic, the next packet that a filter lets pass.")
 @click.option("--reply", is_flag=True, help="Show the answer's way back too.")
 @click.option("--pcapng", metavar="FILE", type=click.Path(), help="Also write it for Wireshark, with comments.")
 @click.option("--html", metavar="FILE", type=click.Path(), help="Also write it as a page that steps through it.")
 @click.option("--svg", metavar="FILE", type=click.Path(), help="Also draw it.")
 @output_option
-@click.argument("src", metavar="SRC", shell_complete=complete_member)
-@click.argument("dst", metavar="DST", shell_complete=complete_member)
+@click.argument("src", metavar="SRC", required=False, shell_complete=complete_member)
+@click.argument("dst", metavar="DST", required=False, shell_complete=complete_member)
+@click.pass_context
 def trace_command(
+    ctx: click.Context,
     lab: str | None,
     protocol: str | None,
     version: int | None,
@@ -71,49 +75,104 @@ def trace_command(
     ttl: int | None,
     by: str | None,
     count: int,
-    wait: float,
+    wait: float | None,
+    flow: str | None,
     reply: bool,
     pcapng: str | None,
     html: str | None,
     svg: str | None,
     output: str,
-    src: str,
-    dst: str,
+    src: str | None,
+    dst: str | None,
 ) -> None:
     """Send a probe from SRC to DST and show where it came by, how it was changed there, and why.
 
     SRC is a pod, node or machine. DST is one too, `pod/web-1:8080` with a port, a Service (`svc/web:80`), a NodePort
     (`node/n1:30080`) or an address. Exit status 1: it did not arrive, or was refused.
+
+    With --flow nothing is sent: the next packet that leaves SRC, or anybody without it, and that the FILTER lets pass
+    (tcpdump's language: 'udp port 53') is followed, and what answers it.
     """
-    from netlab.trace.collect import Mechanism
     from netlab.trace.question import Options
     from netlab.trace.render.as_json import as_json
     from netlab.trace.render.tally import tally
     from netlab.trace.render.tree import tree
-    from netlab.trace.run import trace
 
     join()
     found = find_lab(lab)
-    question = make_question(found, (src, dst), protocol, version, Options(size, df, ttl, wait))
-    results = [trace(found, question, Mechanism(by) if by else None) for _ in range(count)]
-    result = results[0]
-    if output == "json":
-        print_json(as_json(result) if count == 1 else [as_json(one) for one in results])
+    if flow is None:
+        options = Options(size, df, ttl, 1.0 if wait is None else wait)
+        once = _probing(found, (src, dst), protocol, version, options, by)
     else:
-        for line in tree(result, width=shutil.get_terminal_size().columns, both_ways=reply, style=style):
+        _refuse_with_flow(ctx.params)
+        once = _following(found, flow, src, wait)
+    results = [once() for _ in range(count)]
+    if output == "json":
+        print_json([as_json(one) for one in results] if count > 1 else as_json(results[0]))
+    else:
+        for line in tree(results[0], width=shutil.get_terminal_size().columns, both_ways=reply, style=style):
             click.echo(line)
         for line in tally(results) if count > 1 else ():
             click.echo(line)
+    _write_files(results[0], found, pcapng, html, svg, both_ways=reply)
+    raise SystemExit(0 if all(one.arrived for one in results) else 1)
+
+
+def _probing(
+    lab: Lab,
+    words: tuple[str | None, str | None],
+    protocol: str | None,
+    version: int | None,
+    options: Options,
+    by: str | None,
+) -> Callable[[], Trace]:
+    """Return what sends a probe and says what became of it."""
+    from netlab.trace.collect import Mechanism
+    from netlab.trace.run import trace
+
+    src, dst = words
+    if src is None or dst is None:
+        raise UsageError(f"{'from whom, and ' if src is None else ''}to whom?", "netlab trace SRC DST")
+    question = make_question(lab, (src, dst), protocol, version, options)
+    return lambda: trace(lab, question, Mechanism(by) if by else None)
+
+
+def _following(lab: Lab, text: str, src: str | None, wait: float | None) -> Callable[[], Trace]:
+    """Return what follows a packet of real traffic."""
+    from netlab.bpf.pcap_filter import packet_filter
+    from netlab.trace.flow import Flow
+    from netlab.trace.question import source_member
+    from netlab.trace.run import trace_flow
+
+    source = source_member(lab.topology, src) if src else ""
+    flow = Flow(text, packet_filter(text), source, 60.0 if wait is None else wait)
+    return lambda: trace_flow(lab, flow)
+
+
+def _refuse_with_flow(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for what says how to send a probe."""
+    words = {
+        "protocol": "--{}",
+        "version": "-{}",
+        "size": "--size",
+        "df": "--df",
+        "ttl": "--ttl",
+        "by": "--by",
+        "dst": "DST",
+    }
+    if wrong := [form.format(given[name]) for name, form in words.items() if given[name]]:
+        hint = "what is followed is said by the filter: 'ip6 and tcp port 80'"
+        raise UsageError(f"nothing is sent with --flow, so {', '.join(wrong)} cannot be asked for", hint)
+
+
+def _write_files(
+    result: Trace, lab: Lab, pcapng: str | None, html: str | None, svg: str | None, *, both_ways: bool
+) -> None:
+    """Write the capture, the page and the drawing of a trace, where they are asked for. Raises NetlabError."""
     if pcapng:
         from netlab.trace.render.capture_file import capture_file
 
         write_file(pcapng, capture_file(result))
-    _write_pictures(result, found, html, svg, both_ways=reply)
-    raise SystemExit(0 if all(one.arrived for one in results) else 1)
-
-
-def _write_pictures(result: Trace, lab: Lab, html: str | None, svg: str | None, *, both_ways: bool) -> None:
-    """Write the page and the drawing of a trace, where they are asked for. Raises NetlabError."""
     if html:
         from netlab.trace.render.page import as_page
 

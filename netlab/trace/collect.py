@@ -19,6 +19,7 @@ from netlab.topology.model import Backend, UdpBackend, VxlanBackend
 from netlab.trace.correlate import ENDS
 from netlab.trace.headers import Ports
 from netlab.trace.layout import Direction, Target
+from netlab.trace.mark import table
 from netlab.trace.netfilter_watch import NetfilterWatch, Report
 from netlab.trace.places import find_namespaces
 from netlab.trace.probe import Heard, Probe, Reply
@@ -61,12 +62,12 @@ class Collected:
 
 def collect(lab: Lab, question: Question, by: Mechanism | None = None) -> Collected:
     """Send a probe and watch it. Raises KernelError or NotSupported."""
-    ports = _ports(lab.topology.backend)
+    ports = tunnel_ports(lab.topology.backend)
     namespaces = find_namespaces(lab)
     with ExitStack() as stack:
         probe = Probe(question, lab.netns(question.source))
         stack.callback(probe.close)
-        rules = stack.enter_context(NetfilterWatch(_filtering(lab), probe.cookie, lab.folder.path))
+        rules = stack.enter_context(NetfilterWatch(filtering(lab), table(probe.cookie), lab.folder.path))
         target = Target(probe.cookie[:4], frozenset(ports.vxlan), frozenset(ports.tunnel))
         watch, remarks = _watch(target, namespaces, ports, probe, by)
         stack.enter_context(watch)
@@ -78,7 +79,7 @@ def collect(lab: Lab, question: Question, by: Mechanism | None = None) -> Collec
     return Collected(heard, sightings, reports, watch.reasons, watch.seen_by, remarks, began, disarming)
 
 
-def _ports(backend: Backend) -> Ports:
+def tunnel_ports(backend: Backend) -> Ports:
     """Return the ports of the lab's tunnels besides the usual ones."""
     usual = Ports()
     if isinstance(backend, VxlanBackend):
@@ -86,7 +87,7 @@ def _ports(backend: Backend) -> Ports:
     return replace(usual, tunnel={*usual.tunnel, backend.port}) if isinstance(backend, UdpBackend) else usual
 
 
-def _filtering(lab: Lab) -> list[str]:
+def filtering(lab: Lab) -> list[str]:
     """Return the namespaces whose rules are traced: those of all but pods."""
     topology = lab.topology
     members = [*(node.name for node in topology.nodes), *(router.name for router in topology.routers)]

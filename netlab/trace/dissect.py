@@ -44,6 +44,7 @@ from netlab.trace.layout import (
     IDENT_AT,
     KEY,
     PACKET,
+    SNAP,
     TRANSPORT_AT,
     TRANSPORT_SIZE,
     VALUE,
@@ -54,6 +55,15 @@ IPV4_HEADER, IPV6_HEADER, UDP_HEADER, ICMP_HEADER, VXLAN_AND_ETHERNET = 20, 40, 
 TCP_SEQUENCE, TCP_ACKNOWLEDGED = 4, 8  # where in the header
 FRAGMENT_OFFSET, MORE_FRAGMENTS = 0x1FFF, 0x2000
 FRAGMENT_HEADER, FRAGMENT_HEADER_SIZE, FRAGMENT_OFFSET_6 = 44, 8, 0xFFF8  # IPv6's
+
+
+def probe_read(target: int, size: int, source: Register, offset: int = 0) -> Block:
+    """Copy from the kernel's memory to the stack."""
+    return [
+        alu(R3, "=", source),
+        alu(R3, "+=", offset),
+        call(Helper.PROBE_READ_KERNEL, R10 + target, size, R3),
+    ]
 
 
 def _point_behind(offset: Register) -> Block:
@@ -131,12 +141,14 @@ def enter_tunnels(target: Target) -> Block:
         alu(BASE, "=", R3),
         jump_if(R2, "==", IPIP, "INNER"),
         jump_if(R2, "==", IPV6, "INNER"),
-        jump_if(R2, "!=", UDP, "TRANSPORT"),
+        jump_if(R2, "!=", UDP, "NO TUNNEL"),
         _half(R4, 2),
         alu(BASE, "+=", UDP_HEADER),
         *(jump_if(R4, "==", port, "INNER") for port in sorted(target.tunnel_ports)),
         alu(BASE, "+=", VXLAN_AND_ETHERNET),
         *(jump_if(R4, "==", port, "INNER") for port in sorted(target.vxlan_ports)),
+        label("NO TUNNEL"),
+        alu(BASE, "=", 0),
         jump("TRANSPORT"),
     ]
 
@@ -170,6 +182,7 @@ def read_transport() -> Block:
         alu(BASE, "+=", ICMP_HEADER),
         read_headers("quoted"),
         _copy(0, TRANSPORT_AT, ICMP_HEADER),
+        alu(BASE, "=", SNAP),  # nothing there is a packet: no filter is to look at it
         _ports(),
         jump_if(R2, "==", TCP, "LOOK UP"),
         jump_if(R2, "==", UDP, "LOOK UP"),

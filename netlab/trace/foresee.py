@@ -61,7 +61,7 @@ def foresee(lab: Lab, question: Question) -> tuple[Prediction, Mapping[str, Tabl
     return predict(_world(lab, tables, _by_rules(lab)), lab.netns(question.source), packet(question)), tables
 
 
-def follow(
+def foretell(
     lab: Lab, question: Question, tables: Mapping[str, Tables], connections: Iterable[tuple[str, Connection]]
 ) -> Prediction:
     """Return the way that a probe should have taken, given the destinations that it was given on it."""

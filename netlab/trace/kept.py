@@ -1,7 +1,7 @@
 """The programs at tracepoints, encoded and kept in the cache folder: to assemble them takes longer than a trace.
 
-They are the same for all probes on a kernel. A change of the files that make them makes them anew; otherwise those are
-not even imported.
+They are the same for all probes on a kernel, but not for flows. A change of the files that make them makes them anew;
+otherwise those are not even imported.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ def kept_programs(offsets: Mapping[str, int], target: Target) -> dict[str, Encod
 
         return {name: made.encode() for name, made in programs(offsets, target).items()}
 
+    if target.filter:  # hardly the same one again
+        return make()
     key = repr((sorted(offsets.items()), sorted(target.vxlan_ports), sorted(target.tunnel_ports), _sources()))
     return kept("trace-programs.json", key, _from_json, make, _to_json)
 

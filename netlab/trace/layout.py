@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from netlab.bpf.assembler import R6, R7, R8, R9, R10, Address
+
+if TYPE_CHECKING:
+    from netlab.bpf.classic import Instruction
 
 # What programs read of the kernel: members of its structures, and what its numbers mean.
 MEMBERS = {
@@ -35,11 +38,15 @@ class Direction(IntEnum):
 
 
 class Target(NamedTuple):
-    """What is looked for: the cookie's first 4 bytes; the UDP ports behind which there is another packet."""
+    """What is looked for: the cookie's first 4 bytes; the UDP ports behind which there is another packet.
+
+    With a `filter`, which is for packets that begin with their IP header, the first packet that it lets pass, too.
+    """
 
     cookie: bytes
     vxlan_ports: frozenset[int]
     tunnel_ports: frozenset[int]
+    filter: tuple[Instruction, ...] = ()
 
 
 # What is written: `struct seen`, then the bytes from the network header on.
@@ -50,6 +57,7 @@ FLOW = struct.Struct("=16s16s2s2sB3x")  # source, destination, ports, protocol: 
 FRAGMENT = struct.Struct("=4s4s2sH")  # source, destination, identification, protocol: one of the map `fragments`
 VALUE_SIZE = 8  # bytes of a value of these: the direction, and in `buffers` the identification
 MOST_FLOWS = 1024
+MOST_SOURCES = 4096  # namespaces that a flow may begin in
 PLACES = {
     "time": 0,
     "buffer": 8,

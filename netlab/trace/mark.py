@@ -1,17 +1,19 @@
-"""The table that has the kernel tell which rules a probe meets: netlink messages. Pure.
+"""The table that has the kernel tell which rules a packet meets: netlink messages. Pure.
 
-A chain in front of all others, at PREROUTING and at OUTPUT, looks for the cookie and sets `nftrace` on the packet. From
-there on the kernel reports every rule that it meets in this namespace, those of iptables' legacy tables too: both look
-at the same bit. No rule of anybody's is changed. The table is owned by the socket that made it, so it goes when that is
-closed, in whatever way the process ends (linux/netfilter/nf_tables.h, NFT_TABLE_F_OWNER, since Linux 5.12).
+A chain in front of all others, at PREROUTING and at OUTPUT, looks for the cookie, or asks a filter by iptables' match
+`bpf` (xt_bpf, which nf_tables can call too), and sets `nftrace` on the packet. From there on the kernel reports every
+rule that it meets in this namespace, those of iptables' legacy tables too: both look at the same bit. No rule of
+anybody's is changed. The table is owned by the socket that made it, so it goes when that is closed, in whatever way the
+process ends (linux/netfilter/nf_tables.h, NFT_TABLE_F_OWNER, since Linux 5.12).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from netlab.bpf.classic import Instruction
 from netlab.kernel.netlink import NLA_F_NESTED, NLM_F_CREATE, Message, attribute, attribute_text
 from netlab.trace.headers import ICMP, ICMPV6, IPIP, IPV6, TCP, UDP
 
@@ -28,6 +30,9 @@ META_NFTRACE, META_L4PROTO = 12, 16
 PLAIN = {(UDP, 8), (ICMP, 8), (ICMPV6, 8), (TCP, 4), (TCP, 8)}  # protocol, where the cookie is in what follows IP
 TUNNELS = {(UDP, 8 + 8 + 14), (UDP, 8), (IPIP, 0), (IPV6, 0)}  # VXLAN, flannel's UDP, IP in IP: where the inner IP is
 HEADERS = {IPIP: (20,), IPV6: (40,)}  # bytes of the inner IP header; both where the carrier does not say it
+# linux/netfilter/xt_bpf.h, struct xt_bpf_info: instructions of 8 bytes, and room for a pointer of the kernel's.
+MOST_INSTRUCTIONS = 64
+XT_BPF_INFO = struct.Struct(f"@H2x{MOST_INSTRUCTIONS * 8}s0Q8x")
 ACKNOWLEDGED = 8  # in a TCP header: the other side answers with the number that follows the cookie
 
 
@@ -61,26 +66,51 @@ def following(cookie: bytes) -> bytes:
 
 def table(cookie: bytes) -> list[Message]:
     """Return the messages that make the table, in one transaction between BEGIN and END."""
+    return _table([_has_cookie(match) for match in matches(cookie)])
+
+
+def filter_table(instructions: Sequence[Instruction]) -> list[Message]:
+    """Return the messages that make the table for a filter of packets that begin with their IP header.
+
+    Raises ValueError for one that is too long.
+    """
+    if len(instructions) > MOST_INSTRUCTIONS:
+        raise ValueError(f"it has {len(instructions)} instructions, and {MOST_INSTRUCTIONS} are the most")
+    code = b"".join(struct.pack("=HBBI", *one) for one in instructions)
+    info = XT_BPF_INFO.pack(len(instructions), code)
+    match = attribute_text(1, "bpf") + _number(2, 0) + attribute(3, info)
+    return _table([_expression("match", match)])
+
+
+def _table(tests: Sequence[bytes]) -> list[Message]:
     found = [_message(NEW_TABLE, attribute_text(1, NAME) + _number(2, OWNER))]
     for chain, hook in CHAINS.items():
         place = attribute(4 | NLA_F_NESTED, _number(1, hook) + _number(2, FIRST))
         body = attribute_text(1, NAME) + attribute_text(3, chain) + place + attribute_text(7, "filter")
         found.append(_message(NEW_CHAIN, body))
-        found += [_message(NEW_RULE, _rule(chain, match)) for match in matches(cookie)]
+        found += [_message(NEW_RULE, _rule(chain, test)) for test in tests]
     return found
 
 
-def _rule(chain: str, match: Match) -> bytes:
-    """Compare the protocol, compare the number, set nftrace."""
+def _rule(chain: str, test: bytes) -> bytes:
+    """Set nftrace on what passes a test."""
+    expressions = (
+        test,
+        _expression("immediate", _number(1, REGISTER) + attribute(2 | NLA_F_NESTED, attribute(1, b"\1"))),
+        _expression("meta", _number(2, META_NFTRACE) + _number(3, REGISTER)),
+    )
+    return attribute_text(1, NAME) + attribute_text(2, chain) + attribute(4 | NLA_F_NESTED, b"".join(expressions))
+
+
+def _has_cookie(match: Match) -> bytes:
+    """Compare the protocol, compare the number."""
     expressions = (
         _expression("meta", _number(2, META_L4PROTO) + _number(1, REGISTER)),
         _compare(bytes([match.protocol])),
         _expression("payload", _number(1, REGISTER) + _number(2, TRANSPORT) + _number(3, match.offset) + _number(4, 4)),
         _compare(match.expected),
-        _expression("immediate", _number(1, REGISTER) + attribute(2 | NLA_F_NESTED, attribute(1, b"\1"))),
-        _expression("meta", _number(2, META_NFTRACE) + _number(3, REGISTER)),
     )
-    return attribute_text(1, NAME) + attribute_text(2, chain) + attribute(4 | NLA_F_NESTED, b"".join(expressions))
+    return b"".join(expressions)
 
 
 def _compare(value: bytes) -> bytes:

@@ -33,7 +33,7 @@ from netlab.trace import connections
 from netlab.trace.connections import Connection
 from netlab.trace.hits import Hit, read_legacy, read_nftables
 from netlab.trace.log_choice import LogChoice
-from netlab.trace.mark import BEGIN, END, table
+from netlab.trace.mark import BEGIN, END
 
 NETLINK_NETFILTER, ADD_MEMBERSHIP, CONNTRACK_NEW_GROUP, NFTRACE_GROUP = 12, 1, 1, 9
 SO_RCVBUFFORCE, QUEUE_BYTES = 33, 1 << 22
@@ -54,14 +54,16 @@ class Report:
 
 
 class NetfilterWatch:
-    """Listens in namespaces for the rules that packets with a cookie meet, and for new connections. For `with`."""
+    """Listens in namespaces for the rules that packets meet, and for new connections. For `with`.
 
-    def __init__(self, namespaces: Iterable[str], cookie: bytes, folder: Path) -> None:
+    `made`: the messages that make the table of `mark`, which says of which packets. Raises KernelError.
+    """
+
+    def __init__(self, namespaces: Iterable[str], made: list[Message], folder: Path) -> None:
         self._stack = ExitStack()
         self._logs = LogChoice(folder)
         self._owners: list[Socket] = []
         self._listeners: list[tuple[str, socket.socket, Callable[[int, bytes], Hit | Connection | None]]] = []
-        made = table(cookie)
         with self._stack:
             self._stack.callback(self._logs.restore)
             self._stack.callback(self._disown)

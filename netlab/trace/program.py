@@ -10,7 +10,8 @@ the cookie (UDP, ICMP echo), or its sequence number is the cookie (TCP). Then it
 answer, are put into the map `flows`, and packets with these are seen too: answers, the rest of a TCP connection, ICMP
 errors about it. So what NAT made of the probe becomes known where it does; what it made of an answer, by the packet's
 place in memory, which the map `buffers` knows. All this is looked for in the packet itself and, where it carries
-another one (VXLAN, flannel's UDP, IP in IP), in that.
+another one (VXLAN, flannel's UDP, IP in IP), in that. To follow a flow instead of a probe is one more way to begin:
+`adopt`.
 
 What is seen is written to the ring buffer `seen`, in the form of `layout`, which `sighting.read` takes apart. Packets
 with IPv4 options or IPv6 extension headers are not followed. Fragments of IPv4 behind the first have no ports: they are
@@ -37,7 +38,6 @@ from netlab.bpf.assembler import (
     Block,
     Helper,
     Program,
-    Register,
     alu,
     assemble,
     call,
@@ -49,7 +49,16 @@ from netlab.bpf.assembler import (
     point,
     store,
 )
-from netlab.trace.dissect import enter_tunnels, identify, learn_fragment, look_up_fragment, read_headers, read_transport
+from netlab.trace.adopt import adopt
+from netlab.trace.dissect import (
+    enter_tunnels,
+    identify,
+    learn_fragment,
+    look_up_fragment,
+    probe_read,
+    read_headers,
+    read_transport,
+)
 from netlab.trace.layout import (
     BASE,
     BUFFER,
@@ -128,7 +137,10 @@ def _program(kind: Kind, offsets: Mapping[str, int], target: Target) -> Block:
         label("LEAVE"),
         alu(R0, "=", 0),
         leave(),
-        _look_up_buffer(),
+        _look_up_buffer("STRANGER" if kind is Kind.OUT and target.filter else "LEAVE"),
+        [adopt(offsets, target.filter), _learn(Direction.THERE, Direction.BACK), jump("TELL")]
+        if kind is Kind.OUT and target.filter
+        else [],
         [look_up_fragment(what) for what in FRAGMENT_AT],
     ]
 
@@ -147,15 +159,6 @@ def _load_cookie() -> Block:
 # --- the packet ------------------------------------------------------------------------------------------------------
 
 
-def _probe_read(target: int, size: int, source: Register, offset: int = 0) -> Block:
-    """Copy from the kernel's memory to the stack."""
-    return [
-        alu(R3, "=", source),
-        alu(R3, "+=", offset),
-        call(Helper.PROBE_READ_KERNEL, R10 + target, size, R3),
-    ]
-
-
 def _find_packet(kind: Kind, offsets: Mapping[str, int]) -> Block:
     """Read the members of the sk_buff, and point START at its network header."""
     members = {name: offsets[f"sk_buff.{name}"] for name in ("network_header", "mac_header", "tail", "head", "data")}
@@ -165,7 +168,7 @@ def _find_packet(kind: Kind, offsets: Mapping[str, int]) -> Block:
         raise ValueError(f"the members of struct sk_buff are {size} bytes apart")
     at = {name: R10 + (MEMBERS_AT + place - first) for name, place in members.items()}
     return [
-        _probe_read(MEMBERS_AT, size, BUFFER, first),
+        probe_read(MEMBERS_AT, size, BUFFER, first),
         load(DOUBLE, R4, at["head"]),
         _start_of_received(at) if kind is Kind.IN else _start_of_others(at),
         # How much is in one piece of memory behind it: what comes from pages of a file or a process is not.
@@ -253,16 +256,16 @@ def _remember(kind: Kind) -> Block:
     ]
 
 
-def _look_up_buffer() -> Block:
+def _look_up_buffer(otherwise: str) -> Block:
     """NAT gave the packet another address while it stayed where it was: make that known too."""
     return [
         label("BY BUFFER"),
         store(DOUBLE, R10 + SCRATCH, BUFFER),
         call(Helper.MAP_LOOKUP_ELEM, "buffers", R10 + SCRATCH),
-        jump_if(R0, "==", 0, "LEAVE"),
+        jump_if(R0, "==", 0, otherwise),
         identify(R2),
         load(WORD, R3, R0 + 4),
-        jump_if(R2, "!=", R3, "LEAVE"),  # it is another packet's by now
+        jump_if(R2, "!=", R3, otherwise),  # it is another packet's by now
         load(WORD, R1, R0 + 0),
         store(WORD, R10 + VALUE, R1),
         call(Helper.MAP_UPDATE_ELEM, "flows", R10 + KEY, R10 + VALUE, NO_EXIST),
@@ -282,22 +285,22 @@ def _tell(kind: Kind, offsets: Mapping[str, int]) -> Block:
         load(WORD, R1, R10 + VALUE),
         store(WORD, seen("direction"), R1),
         *(
-            _probe_read(RECORD + PLACES[name], 4, BUFFER, offsets[f"sk_buff.{member}"])
+            probe_read(RECORD + PLACES[name], 4, BUFFER, offsets[f"sk_buff.{member}"])
             for name, member in buffer_members.items()
         ),
         store(DOUBLE, seen("frame"), 0),
         store(DOUBLE, R10 + (RECORD + PLACES["frame"] + 8), 0),
         load(HALF, R1, seen("mac")),
         jump_if(R1, "==", 0, "NO FRAME"),
-        _probe_read(RECORD + PLACES["frame"], ETHERNET, START, -ETHERNET),
+        probe_read(RECORD + PLACES["frame"], ETHERNET, START, -ETHERNET),
         label("NO FRAME"),
-        _probe_read(SCRATCH, 8, BUFFER, offsets["sk_buff.dev"]),
+        probe_read(SCRATCH, 8, BUFFER, offsets["sk_buff.dev"]),
         load(DOUBLE, START, R10 + SCRATCH),
-        _probe_read(RECORD + PLACES["ifindex"], 4, START, offsets["net_device.ifindex"]),
-        _probe_read(RECORD + PLACES["device"], 16, START, offsets["net_device.name"]),
-        _probe_read(SCRATCH, 8, START, offsets["net_device.nd_net.net"]),
+        probe_read(RECORD + PLACES["ifindex"], 4, START, offsets["net_device.ifindex"]),
+        probe_read(RECORD + PLACES["device"], 16, START, offsets["net_device.name"]),
+        probe_read(SCRATCH, 8, START, offsets["net_device.nd_net.net"]),
         load(DOUBLE, START, R10 + SCRATCH),
-        _probe_read(RECORD + PLACES["netns"], 4, START, offsets["net.ns.inum"]),
+        probe_read(RECORD + PLACES["netns"], 4, START, offsets["net.ns.inum"]),
         call(Helper.RINGBUF_OUTPUT, "seen", R10 + RECORD, SEEN_SIZE, 0),
     ]
 

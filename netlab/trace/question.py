@@ -103,16 +103,22 @@ def ask(
     find_addresses: FindAddresses,
 ) -> Question:
     """Make sense of SRC and DST. `version`: of IP, None for the first that both have. Raises UsageError."""
-    source, destination = parse(words[0]), parse(words[1])
-    _require_member(topology, source)
-    if source.port:
-        raise UsageError(f"{words[0]!r}: a source has no port", "the kernel chooses one")
+    source, destination = source_member(topology, words[0]), parse(words[1])
     address, port, default = _destination(topology, destination, find_service, find_addresses, version)
     chosen = protocol or default or (Protocol.TCP if port else Protocol.ICMP)
     if chosen is Protocol.ICMP and port:
         raise UsageError(f"{words[1]!r}: an echo request has no port", "leave --icmp or the port out")
     usual = {Protocol.ICMP: 0, Protocol.TCP: TCP_PORT, Protocol.UDP: UDP_PORT}
-    return Question(source.name, words[1], address, chosen, port or usual[chosen], options)
+    return Question(source, words[1], address, chosen, port or usual[chosen], options)
+
+
+def source_member(topology: Topology, text: str) -> str:
+    """Return the name of a member that sends. Raises UsageError."""
+    source = parse(text)
+    _require_member(topology, source)
+    if source.port:
+        raise UsageError(f"{text!r}: a source has no port", "the kernel chooses one")
+    return source.name
 
 
 def _require_member(topology: Topology, one: Reference) -> None:

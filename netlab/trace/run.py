@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from netlab.kernel import netns
 from netlab.kernel.lookup import KernelTables
@@ -19,7 +20,7 @@ from netlab.trace.connections import Connection
 from netlab.trace.correlate import Journey, Role, correlate
 from netlab.trace.drops import find_drop, name_rule
 from netlab.trace.explain import explain
-from netlab.trace.foresee import follow
+from netlab.trace.foresee import foretell
 from netlab.trace.headers import Ip, Quote, Tcp, Udp, first, fragment_offset, innermost, is_echo_reply, with_port
 from netlab.trace.hits import Hit, Section, sections
 from netlab.trace.layout import Kind
@@ -32,6 +33,9 @@ from netlab.trace.rule_text import Texts
 from netlab.trace.sighting import Sighting
 from netlab.trace.tables import Tables
 from netlab.trace.verdict import judge
+
+if TYPE_CHECKING:
+    from netlab.trace.flow import Flow
 
 FREED_WITH_WHOLE = "skb_release_data"
 TAKES_ERRORS, NO_REASON = "icmpv6_rcv", "NOT_SPECIFIED"  # what Linux 6.1 frees it has passed on before
@@ -46,8 +50,19 @@ def trace(lab: Lab, question: Question, by: Mechanism | None = None) -> Trace:
         found.disarming.join()
 
 
-def understand(lab: Lab, question: Question, found: Collected) -> Trace:
-    """Say what became of a probe."""
+def trace_flow(lab: Lab, flow: Flow) -> Trace:
+    """Follow the next packet that a filter lets pass. Raises KernelError, NotSupported, NetlabError when none came."""
+    from netlab.trace.flow import follow
+
+    question, found = follow(lab, flow)
+    try:
+        return understand(lab, question, found, is_new=False)
+    finally:
+        found.disarming.join()
+
+
+def understand(lab: Lab, question: Question, found: Collected, *, is_new: bool = True) -> Trace:
+    """Say what became of a packet. Where one of a known connection goes is not foretold."""
     found = replace(found, sightings=_with_sender(found.sightings, question, lab.netns(question.source)))
     known = sorted({one.namespace for one in found.sightings if one.namespace})
     tables = netns.call_each(known, KernelTables.here)
@@ -66,8 +81,10 @@ def understand(lab: Lab, question: Question, found: Collected) -> Trace:
     ways = attach_connections(ways, connections)
     verdict, summary = judge(question, found.heard, ways, tables)
     probe = next((way for way in ways if way.role is Role.PROBE), None)
-    expected = follow(lab, question, tables, connections)
-    differ = differences(probe.hops, expected, places.members, tables) if probe else ()
+    differ: tuple[str, ...] = ()
+    if probe and is_new:
+        expected = foretell(lab, question, tables, connections)
+        differ = differences(probe.hops, expected, places.members, tables)
     return Trace(lab.name, str(question), verdict, summary, ways, found.seen_by, (*differ, *found.remarks), found.began)
 
 

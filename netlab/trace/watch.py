@@ -7,8 +7,9 @@ They end with this process, however that ends.
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -19,7 +20,16 @@ from netlab.bpf.ring import Ring
 from netlab.errors import KernelError
 from netlab.trace.headers import Ports
 from netlab.trace.kept import kept_programs
-from netlab.trace.layout import DROP_REASONS, FLOW, FRAGMENT, MEMBERS, MOST_FLOWS, VALUE_SIZE, Target
+from netlab.trace.layout import (
+    DROP_REASONS,
+    FLOW,
+    FRAGMENT,
+    MEMBERS,
+    MOST_FLOWS,
+    MOST_SOURCES,
+    VALUE_SIZE,
+    Target,
+)
 from netlab.trace.mark import following
 from netlab.trace.sighting import Sighting, read
 
@@ -41,12 +51,7 @@ class Watch:
         }
         self._stack = ExitStack()
         with self._stack:
-            maps: dict[str, Map] = {
-                "cookie": Map("cookie", MapType.ARRAY, key_size=4, value_size=VALUE_SIZE, entries=1),
-                "flows": _known("flows", FLOW.size),
-                "fragments": _known("fragments", FRAGMENT.size),
-                "buffers": _known("buffers", POINTER, MapType.LRU_HASH),
-            }
+            maps = self._maps = _maps(target)
             for known in maps.values():
                 self._stack.enter_context(known)
             maps["cookie"][bytes(4)] = target.cookie + following(target.cookie)
@@ -58,6 +63,12 @@ class Watch:
             for name, descriptor in loaded.items():
                 self._stack.callback(os.close, attach_raw_tracepoint(descriptor, name))
             self._stack = self._stack.pop_all()  # all went well: they stay until `close`
+
+    def follow(self, sources: Iterable[int]) -> None:
+        """Take up, from now on, the first packet that the filter lets pass in one of these namespaces, by inode."""
+        for source in sources:
+            self._maps["sources"][source.to_bytes(4, sys.byteorder)] = bytes(4)
+        self._maps["budget"][bytes(4)] = (1).to_bytes(4, sys.byteorder)
 
     def take(self) -> list[Sighting]:
         """Return what was seen since the last call, in the order in which it was."""
@@ -97,6 +108,25 @@ def _load_all(programs: Mapping[str, Encoded], maps: Mapping[str, Map]) -> dict[
             os.close(descriptor)
         raise failures[0]
     return loaded
+
+
+def _maps(target: Target) -> dict[str, Map]:
+    """Make what programs and Python share."""
+    found = {
+        "cookie": Map("cookie", MapType.ARRAY, key_size=4, value_size=VALUE_SIZE, entries=1),
+        "flows": _known("flows", FLOW.size),
+        "fragments": _known("fragments", FRAGMENT.size),
+        "buffers": _known("buffers", POINTER, MapType.LRU_HASH),
+    }
+    if target.filter:
+        from netlab.trace.adopt import FILTERED_SIZE
+
+        found |= {
+            "budget": Map("budget", MapType.ARRAY, key_size=4, value_size=4, entries=1),
+            "sources": Map("sources", MapType.HASH, key_size=4, value_size=4, entries=MOST_SOURCES, preallocated=True),
+            "filtered": Map("filtered", MapType.PERCPU_ARRAY, key_size=4, value_size=FILTERED_SIZE, entries=1),
+        }
+    return found
 
 
 def _known(name: str, key_size: int, kind: MapType = MapType.HASH) -> Map:

@@ -39,7 +39,7 @@ MACHINE = (
     *(KERNEL, "initramfs-tools", "zstd", "grub-pc-bin", "grub-common"),
 )
 WANTED_BY_SETUP = (  # what `scripts/setup test` would install; a unit test compares
-    *("iproute2", "iptables", "nftables", "iputils-ping", "procps", "python3", "python3-venv"),
+    *("iproute2", "iptables", "nftables", "ipset", "iputils-ping", "procps", "python3", "python3-venv"),
     *("curl", "ethtool", "iperf3", "tcpdump", "util-linux", "graphviz", "gcc", "python3-dev", "libc6-dev"),
 )
 WHEELS = "/usr/share/netlab/wheels"
