@@ -32,7 +32,10 @@ external: [client]
 pods:
 - {name: a, node: n1}
 - {name: idle, node: n1}
-- {name: web, node: n2, labels: {app: web}, containers: [{name: echo, ports: [8080, {containerPort: 8080, protocol: UDP}]}]}
+- name: web
+  node: n2
+  labels: {app: web}
+  containers: [{name: echo, ports: [8080, {containerPort: 8080, protocol: UDP}]}]
 services:
 - {name: web, type: NodePort, clusterIP: 10.96.0.80, selector: {app: web},
    ports: [{port: 80, targetPort: 8080, nodePort: 30080}]}
