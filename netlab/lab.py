@@ -12,33 +12,29 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import CompletedProcess
 from types import TracebackType
 
-from netlab import names
 from netlab.check.matrix import LIMIT
 from netlab.check.model import Report
 from netlab.dns import zone_file
-from netlab.errors import KernelError, NetlabError, UsageError
+from netlab.errors import KernelError, NetlabError
 from netlab.folder import LabFolder, Record, known_labs
-from netlab.kernel import enter, sysctl, tool, tun
-from netlab.kernel.enter import Place
+from netlab.found import FoundLab, labs_in_kernel
+from netlab.kernel import sysctl, tool, tun
 from netlab.kernel.linux import LinuxKernel, no_progress
-from netlab.kernel.linux import labs as labs_in_kernel
 from netlab.plan.build import build
 from netlab.plan.diff import Op, diff
 from netlab.plan.drift import differences
 from netlab.plan.etc import pod_files
-from netlab.plan.objects import Forwarder, Netns, Objects, Plan, Process, Ruleset, State
+from netlab.plan.objects import Forwarder, Objects, Plan, Process, Ruleset, State
 from netlab.plan.rules import tools
-from netlab.plan.underlay import router_addresses
 from netlab.store.store import Snapshot
 from netlab.supervisor.client import ProcessState, Supervisor, write_etc
-from netlab.topology.model import Address, IpipBackend, Netfilter, Proxy, Topology, UdpBackend
-from netlab.topology.system import keep_owned_pods, with_system
+from netlab.topology.model import IpipBackend, Netfilter, Proxy, Topology, UdpBackend
+from netlab.topology.system import keep_owned_pods
 
 LOCK_WAIT = 30.0  # seconds for another netlab to finish with the lab
 RETRY = 0.1  # seconds between two tries of a check
@@ -63,13 +59,11 @@ class Status:
     drift: tuple[Op, ...]
 
 
-class Lab:
+class Lab(FoundLab):
     """One lab: a topology, its folder, and the kernel that it lives in."""
 
     def __init__(self, topology: Topology, source: str = "") -> None:
-        self.topology = with_system(topology)
-        self.source = source
-        self.folder = LabFolder(topology.name)
+        super().__init__(topology, source)
         self.keeper = Supervisor(topology.name, self.folder.runtime)
 
     @classmethod
@@ -94,17 +88,6 @@ class Lab:
         from netlab.topology.load import load_text
 
         return cls(load_text(text, name=name))
-
-    @classmethod
-    def find(cls, name: str) -> Lab | None:
-        """Return the lab of that name if it was brought up and its folder is whole."""
-        record = LabFolder(name).find_record()
-        return cls(record.topology, record.source) if record else None
-
-    @property
-    def name(self) -> str:
-        """Return the lab's name."""
-        return self.topology.name
 
     # --- the flow ---
 
@@ -254,62 +237,6 @@ class Lab:
 
     # --- what is in it ---
 
-    @property
-    def snapshot(self) -> Snapshot:
-        """Return the allocations, as the last `up` made them."""
-        held = self.folder.store.read()
-        if held.covers(self.topology):
-            return held
-        from netlab.store.allocate import allocate
-
-        return allocate(self.topology, held)
-
-    def netns(self, member: str) -> Netns:
-        """Return the namespace of a node, router or pod (its node's, for hostNetwork). Raises UsageError."""
-        pod = self.topology.find_pod(member)
-        if pod and pod.host_network:
-            return names.netns(self.name, pod.node)
-        if pod or member in self.topology.members():
-            return names.netns(self.name, member)
-        raise UsageError(
-            f"lab {self.name} has no pod, node or router {member!r}", _suggest(member, self.topology.members())
-        )
-
-    def addresses(self, member: str, snapshot: Snapshot | None = None) -> tuple[Address, ...]:
-        """Return a member's addresses; a router's are those of all its interfaces. Raises UsageError."""
-        snapshot = snapshot or self.snapshot
-        pod = self.topology.find_pod(member)
-        holder = pod.node if pod and pod.host_network else member
-        if holder in snapshot.leases:
-            return snapshot.leases[holder].public_ips
-        if holder in snapshot.pods or holder in snapshot.machines:
-            return snapshot.pods.get(holder) or snapshot.machines[holder]
-        self.netns(member)  # refuses a name that is not there
-        return tuple(router_addresses(self.topology, member))
-
-    def address(self, member: str) -> str:
-        """Return a member's first address."""
-        return str(self.addresses(member)[0])
-
-    def place(self, member: str) -> Place:
-        """Return where a command in a member runs: in a pod with its first container's variables. Raises UsageError."""
-        from netlab.plan.build import variables
-        from netlab.plan.etc import etc_files
-
-        snapshot, pod = self.snapshot, self.topology.find_pod(member)
-        files = etc_files(self.topology, snapshot, member)
-        env = {"NETLAB_LAB": self.name, "NETLAB_MEMBER": member}
-        if pod and pod.containers:
-            env |= dict(variables(snapshot, pod, pod.containers[0]))
-        hostname = pod.node if pod and pod.host_network else member
-        return Place(self.netns(member), files.hosts, files.resolv_conf, hostname, env)
-
-    def exec(
-        self, member: str, argv: Sequence[str], *, stdin: str | None = None, timeout: float | None = None
-    ) -> CompletedProcess[str]:
-        """Run a command in a pod, node or router and return its output and exit status."""
-        return enter.run(argv, self.place(member), stdin=stdin, timeout=timeout)
-
     def processes(self) -> list[ProcessState]:
         """Return what became of every process of a pod that the lab keeps."""
         return [state for state in self.keeper.states() if isinstance(state.process, Process)]
@@ -363,11 +290,6 @@ def remove(name: str, *, wait: float = LOCK_WAIT) -> bool:
     return existed
 
 
-def labs() -> list[str]:
-    """List every lab that has a namespace or a folder, sorted."""
-    return sorted({*labs_in_kernel(), *known_labs()})
-
-
 def _rule_choices(topology: Topology) -> tuple[object, ...]:
     return topology.netfilter, topology.ip_masq, topology.families
 
@@ -377,13 +299,6 @@ def _restless(name: str, ops: Sequence[Op]) -> KernelError:
     left = differences(ops)
     hint = "something else changes it at the same time; `netlab status` shows what differs"
     return KernelError(errno.EAGAIN, f"lab {name}: {left[0] if left else ops[0]}", f"after {ROUNDS} repairs", hint)
-
-
-def _suggest(wrong: str, right: Iterable[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(wrong, list(right), n=3)
-    return f"did you mean {' or '.join(close)}?" if close else ""
 
 
 def require_up(status: Status, name: str) -> None:

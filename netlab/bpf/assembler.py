@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Literal, NamedTuple
 
+from netlab.bpf.encoded import Encoded
+
 # "Instruction classes"
 LDX, ST, STX, ALU, JMP, JMP32, ALU64 = 1, 2, 3, 4, 5, 6, 7
 
@@ -212,25 +214,6 @@ class Program:
         for slot, entry in self._numbered():
             lines += [*names.get(slot, []), f"{slot:5}: {entry.text}"]
         return "\n".join(lines)
-
-
-class Encoded(NamedTuple):
-    """A program's code, and the slots in which the descriptors of maps are to stand."""
-
-    content: bytes
-    places: tuple[tuple[int, str], ...]
-
-    @property
-    def maps(self) -> frozenset[str]:
-        """Return the names of the maps that it uses."""
-        return frozenset(name for _, name in self.places)
-
-    def code(self, maps: Mapping[str, int]) -> bytes:
-        """Return what bpf(2) takes; `maps` gives each its descriptor."""
-        content = bytearray(self.content)
-        for slot, name in self.places:
-            struct.pack_into("=I", content, slot * 8 + 4, maps[name])
-        return bytes(content)
 
 
 def assemble(block: Block) -> Program:

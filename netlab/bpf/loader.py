@@ -19,12 +19,15 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from netlab.bpf.assembler import Encoded, Program
 from netlab.errors import KernelError
 from netlab.kernel import netns
 from netlab.kernel.feature_probes import BPF_SYSCALL
+
+if TYPE_CHECKING:
+    from netlab.bpf.assembler import Program
+    from netlab.bpf.encoded import Encoded
 
 LOG_SIZE = 1 << 20
 LOG_LINES = 12  # of the verifier's log, in an error's text: the instruction that it refused and what it knew there

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import click
 
 from netlab import names
-from netlab.cli.common import complete_member, find_lab, join
+from netlab.cli.common import complete_member, join, look_into
 from netlab.errors import UsageError
 
 if TYPE_CHECKING:
     from netlab.cli.capture_output import Output
+    from netlab.found import FoundLab
     from netlab.kernel.capture import Captures, Packet
-    from netlab.lab import Lab
 
 ALL, ANY = "all", "any"
 USUAL = "eth0"
@@ -78,7 +78,7 @@ def capture_command(
 
     join()
     command: tuple[str, ...] = ctx.obj or ()
-    namespaces = _namespaces(find_lab(lab), members)
+    namespaces = _namespaces(look_into(lab), members)
     chosen = interface or (ANY if len(namespaces) > 1 else USUAL)
     program = kernel_filter(filter_text)
     limit = count if count is not None else 0 if write else SHOWN
@@ -96,7 +96,7 @@ def capture_command(
         click.echo(_counts(seen, len(captures.interfaces), dropped, namespaces), err=True)
 
 
-def _namespaces(lab: Lab, members: Sequence[str]) -> dict[str, str]:
+def _namespaces(lab: FoundLab, members: Sequence[str]) -> dict[str, str]:
     """Return the namespaces that are meant, with what to call them. Raises UsageError and KernelError."""
     from netlab.trace.model import UNDERLAY
     from netlab.trace.places import find_namespaces

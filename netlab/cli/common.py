@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -13,7 +13,10 @@ from click.shell_completion import CompletionItem
 from netlab.errors import NetlabError, UsageError
 
 if TYPE_CHECKING:
+    from netlab.found import FoundLab
     from netlab.lab import Lab
+
+L = TypeVar("L", bound="FoundLab")
 
 DEFAULT_FILES = ("topology.yaml", "topology.yml")
 
@@ -60,17 +63,19 @@ def lab_name(reference: str | None) -> str:
 
     A file names the lab that was brought up from it, even when it cannot be read any more.
     """
-    from netlab.lab import Lab, labs
+    from netlab.found import FoundLab, labs
 
     if reference is None:
         return _only_lab(labs())
     if not looks_like_file(reference):
         return reference
     for name in labs():
-        found = Lab.find(name)
+        found = FoundLab.find(name)
         if found and found.source == str(Path(reference).absolute()):
             return name
-    return Lab.load(reference).name
+    from netlab.topology.load import load
+
+    return load(reference).name
 
 
 def _only_lab(present: list[str]) -> str:
@@ -93,10 +98,23 @@ def join() -> None:
 
 def find_lab(reference: str | None) -> Lab:
     """Return the lab that is meant, as it was last brought up. Raises UsageError."""
-    from netlab.lab import Lab, labs
+    from netlab.lab import Lab
+
+    return _find(reference, Lab)
+
+
+def look_into(reference: str | None) -> FoundLab:
+    """Return the lab that is meant, to look into it only, which is sooner to be had. Raises UsageError."""
+    from netlab.found import FoundLab
+
+    return _find(reference, FoundLab)
+
+
+def _find(reference: str | None, kind: type[L]) -> L:
+    from netlab.found import labs
 
     name = lab_name(reference)
-    found = Lab.find(name)
+    found = kind.find(name)
     if found:
         return found
     present = labs()

@@ -21,8 +21,9 @@ def down_command(lab: str | None, everything: bool, wait: float) -> None:
     """
     if lab and everything:
         raise UsageError("a lab and --all were given", "give one of them")
+    from netlab.found import labs
     from netlab.kernel.rootless import ensure_privileged, stop_keeper
-    from netlab.lab import labs, remove
+    from netlab.lab import remove
 
     ensure_privileged()
     wanted = labs() if everything else [lab_name(lab)]

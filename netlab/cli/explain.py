@@ -6,7 +6,7 @@ import shutil
 
 import click
 
-from netlab.cli.common import complete_member, find_lab, join, output_option, print_json
+from netlab.cli.common import complete_member, join, look_into, output_option, print_json
 from netlab.cli.trace import make_question, probe_options, style
 
 
@@ -37,7 +37,7 @@ def explain_command(
     from netlab.trace.render.tree import tree
 
     join()
-    found = find_lab(lab)
+    found = look_into(lab)
     question = make_question(found, (src, dst), protocol, version, Options(size, df, ttl))
     result = explained(found, question)
     if output == "json":

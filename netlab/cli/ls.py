@@ -14,8 +14,8 @@ from netlab.cli.tables import print_table
 @output_option
 def ls_command(output: str) -> None:
     """List the labs on this machine."""
+    from netlab.found import labs
     from netlab.kernel.rootless import join_if_kept
-    from netlab.lab import labs
 
     rows = [_row(name) for name in labs()] if join_if_kept() else []
     if output == "json":

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from netlab.cli.common import complete_member, find_lab, join, output_option, print_json
+from netlab.cli.common import complete_member, join, look_into, output_option, print_json
 from netlab.errors import UsageError
 
 if TYPE_CHECKING:
     from netlab.explain.report import View
-    from netlab.lab import Lab
+    from netlab.found import FoundLab
     from netlab.service.known import Known
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def complete_node(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name of a cluster node."""
     try:
-        topology = find_lab(ctx.params.get("lab")).topology
+        topology = look_into(ctx.params.get("lab")).topology
     except UsageError:
         return []
     return [CompletionItem(node.name) for node in topology.cluster_nodes if node.name.startswith(incomplete)]
@@ -88,7 +88,7 @@ def _view(reference: str | None, service: str, namespace: str, node: str | None,
     from netlab.proxy.ipvs_netlink import virtual_servers
 
     join()
-    lab = find_lab(reference)
+    lab = look_into(reference)
     known = find_known(lab, service, namespace)
     question = ask(lab.topology, lab.snapshot, service, namespace, node=node, sender=sender, known=known)
     _require_up(lab, question.node)
@@ -101,7 +101,7 @@ def _view(reference: str | None, service: str, namespace: str, node: str | None,
     return view(question, reading)
 
 
-def find_known(lab: Lab, service: str, namespace: str) -> Known:
+def find_known(lab: FoundLab, service: str, namespace: str) -> Known:
     """Return what the control plane knows of a Service, or, when it does not answer, what the topology says."""
     from netlab.codec import from_json
     from netlab.control import protocol
@@ -116,7 +116,7 @@ def find_known(lab: Lab, service: str, namespace: str) -> Known:
     return from_json(Known, answer)
 
 
-def _require_up(lab: Lab, node: str) -> None:
+def _require_up(lab: FoundLab, node: str) -> None:
     from netlab.errors import NetlabError
     from netlab.kernel import netns
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from netlab.cli.common import complete_member, find_lab, join, output_option, print_json, write_file
+from netlab.cli.common import complete_member, join, look_into, output_option, print_json, write_file
 from netlab.errors import UsageError
 
 if TYPE_CHECKING:
-    from netlab.lab import Lab
+    from netlab.found import FoundLab
     from netlab.service.known import Known
     from netlab.trace.model import Trace
     from netlab.trace.question import Options, Question
@@ -99,7 +99,7 @@ def trace_command(
     from netlab.trace.render.tree import tree
 
     join()
-    found = find_lab(lab)
+    found = look_into(lab)
     if flow is None:
         options = Options(size, df, ttl, 1.0 if wait is None else wait)
         once = _probing(found, (src, dst), protocol, version, options, by)
@@ -119,7 +119,7 @@ def trace_command(
 
 
 def _probing(
-    lab: Lab,
+    lab: FoundLab,
     words: tuple[str | None, str | None],
     protocol: str | None,
     version: int | None,
@@ -137,7 +137,7 @@ def _probing(
     return lambda: trace(lab, question, Mechanism(by) if by else None)
 
 
-def _following(lab: Lab, text: str, src: str | None, wait: float | None) -> Callable[[], Trace]:
+def _following(lab: FoundLab, text: str, src: str | None, wait: float | None) -> Callable[[], Trace]:
     """Return what follows a packet of real traffic."""
     from netlab.bpf.pcap_filter import packet_filter
     from netlab.trace.flow import Flow
@@ -166,7 +166,7 @@ def _refuse_with_flow(given: Mapping[str, Any]) -> None:
 
 
 def _write_files(
-    result: Trace, lab: Lab, pcapng: str | None, html: str | None, svg: str | None, *, both_ways: bool
+    result: Trace, lab: FoundLab, pcapng: str | None, html: str | None, svg: str | None, *, both_ways: bool
 ) -> None:
     """Write the capture, the page and the drawing of a trace, where they are asked for. Raises NetlabError."""
     if pcapng:
@@ -184,7 +184,7 @@ def _write_files(
 
 
 def make_question(
-    lab: Lab, words: tuple[str, str], protocol: str | None, version: int | None, options: Options
+    lab: FoundLab, words: tuple[str, str], protocol: str | None, version: int | None, options: Options
 ) -> Question:
     """Return what the words of a command line ask for. Raises UsageError."""
     from netlab.trace.question import Protocol, ask
@@ -202,7 +202,7 @@ def make_question(
     )
 
 
-def _known(lab: Lab, service: str, namespace: str) -> Known:
+def _known(lab: FoundLab, service: str, namespace: str) -> Known:
     from netlab.cli.svc import find_known
 
     return find_known(lab, service, namespace)

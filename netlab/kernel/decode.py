@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from netlab import names
 from netlab.kernel.netlink import attributes
-from netlab.kernel.rtnl import (
+from netlab.kernel.rtnetlink import (
     AF_INET,
     BR_STATE_FORWARDING,
     IFA_ADDRESS,

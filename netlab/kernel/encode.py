@@ -9,7 +9,7 @@ import errno
 from collections.abc import Iterator, Mapping
 
 from netlab.errors import KernelError
-from netlab.kernel import rtnl
+from netlab.kernel import rtnetlink, rtnl
 from netlab.kernel.netlink import Message
 from netlab.plan.diff import Action, Op
 from netlab.plan.objects import (
@@ -116,12 +116,12 @@ def _change_link(old: Object | None, new: Link, here: Indexes) -> Iterator[Messa
 def _entry(entry: Object, here: Indexes, *, deleting: bool = False) -> Iterator[Message]:
     match entry:
         case Addr():
-            yield rtnl.address(rtnl.RTM_DELADDR if deleting else rtnl.RTM_NEWADDR, entry, here.get(entry.dev))
+            yield rtnl.address(rtnetlink.RTM_DELADDR if deleting else rtnetlink.RTM_NEWADDR, entry, here.get(entry.dev))
         case Route():
-            kind = rtnl.RTM_DELROUTE if deleting else rtnl.RTM_NEWROUTE
+            kind = rtnetlink.RTM_DELROUTE if deleting else rtnetlink.RTM_NEWROUTE
             yield rtnl.route(kind, entry, here.get(entry.dev) if entry.dev else 0)
         case Neighbor():
-            kind = rtnl.RTM_DELNEIGH if deleting else rtnl.RTM_NEWNEIGH
+            kind = rtnetlink.RTM_DELNEIGH if deleting else rtnetlink.RTM_NEWNEIGH
             yield rtnl.neighbor(kind, entry, here.get(entry.dev))
         case FdbEntry():
-            yield rtnl.fdb(rtnl.RTM_DELNEIGH if deleting else rtnl.RTM_NEWNEIGH, entry, here.get(entry.dev))
+            yield rtnl.fdb(rtnetlink.RTM_DELNEIGH if deleting else rtnetlink.RTM_NEWNEIGH, entry, here.get(entry.dev))

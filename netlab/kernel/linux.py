@@ -32,12 +32,6 @@ SPARE_FDS = 64
 Progress = Callable[[int], None]  # told how many more operations are done
 
 
-def labs() -> list[str]:
-    """Return the labs that have namespaces here, sorted."""
-    owners = (names.find_owner(name) for name in netns.names(names.PREFIX))
-    return sorted({owner.lab for owner in owners if owner})
-
-
 def no_progress(done: int) -> None:
     """Report progress to nobody."""
 

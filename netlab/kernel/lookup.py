@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 
 from netlab.kernel import netns
 from netlab.kernel.netlink import Message, Socket, attribute, attribute_u32, attributes, nested
-from netlab.kernel.rtnl import (
+from netlab.kernel.rtnetlink import (
     AF_BRIDGE,
     DUMP_ADDRESSES,
     DUMP_LINKS,
@@ -49,6 +49,8 @@ from netlab.trace.tables import Device, FdbEntry, NeighborEntry, RouteEntry
 
 RTA_SRC, RTA_IIF, RTA_PREFSRC, RTA_MARK, RTA_MULTIPATH, RTA_VIA = 2, 3, 7, 16, 9, 18
 RTM_F_FIB_MATCH = 0x2000
+IFLA_LINK, IFLA_LINK_NETNSID = 5, 37
+RTM_GETNSID, NETNSA_NSID, NETNSA_FD = 90, 1, 3  # linux/net_namespace.h
 ROUTE_KINDS = {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast", 6: "blackhole", 7: "unreachable"}
 ROUTE_KINDS |= {8: "prohibit", 9: "throw"}
 NEIGHBOR_STATES = {1: "INCOMPLETE", 2: "REACHABLE", 4: "STALE", 8: "DELAY", 16: "PROBE", 32: "FAILED", 64: "NOARP"}
@@ -62,6 +64,7 @@ class KernelTables:
 
     def __init__(self, asked: Socket) -> None:
         self._socket = asked
+        self._peers: dict[int, tuple[int, int]] = {}
         self._devices = {device.ifindex: device for device in self._read_devices()}
         self._addresses: dict[str, list[Address]] | None = None
         self._by_name = {device.name: device for device in self._devices.values()}
@@ -161,6 +164,27 @@ class KernelTables:
             is_static=bool(state & (NUD_NOARP | NUD_PERMANENT)),
         )
 
+    def peer(self, device: str) -> tuple[int, int] | None:
+        """Return what a cable's other end is: its index, and how this namespace numbers the one that it is in."""
+        return self._peers.get(self._index(device))
+
+    def number(self, namespace: int) -> int:
+        """Return how this namespace numbers another one, by an open descriptor of that; -1 when it knows none."""
+        body = bytes(4) + attribute_u32(NETNSA_FD, namespace)
+        _, buffer, start, end = self._socket.get(Message(RTM_GETNSID, 0, body))
+        number: int = struct.unpack("=i", attributes(buffer, start + 4, end)[NETNSA_NSID])[0]
+        return number
+
+    def holds(self, address: Address) -> str:
+        """Return the MAC of the interface that has an address; "" when none has."""
+        if self._addresses is None:
+            self._addresses = self._read_addresses()
+        return next((self._by_name[name].mac for name, held in self._addresses.items() if address in held), "")
+
+    def name(self, index: int) -> str:
+        """Return an interface's name; "" when there is none of this index."""
+        return self._devices[index].name if index in self._devices else ""
+
     def close(self) -> None:
         """Let go of the namespace."""
         self._socket.close()
@@ -170,8 +194,7 @@ class KernelTables:
         return found.ifindex if found else 0
 
     def _name(self, index: bytes | None) -> str:
-        number = struct.unpack("=i", index)[0] if index else 0
-        return self._devices[number].name if number in self._devices else ""
+        return self.name(struct.unpack("=i", index)[0] if index else 0)
 
     def _read_addresses(self) -> dict[str, list[Address]]:
         found: dict[str, list[Address]] = {}
@@ -188,6 +211,11 @@ class KernelTables:
         for _, buffer, start, end in self._socket.dump(DUMP_LINKS):
             _, _, index, flags, _ = IFINFO.unpack_from(buffer, start)
             links.append((index, flags, attributes(buffer, start + IFINFO.size, end)))
+        self._peers = {
+            index: tuple(struct.unpack("=Ii", found[IFLA_LINK] + found[IFLA_LINK_NETNSID]))
+            for index, _, found in links
+            if IFLA_LINK in found and IFLA_LINK_NETNSID in found
+        }
         names = {index: found[IFLA_IFNAME].rstrip(b"\0").decode() for index, _, found in links}
         return [_device(index, flags, found, names) for index, flags, found in links]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from netlab.kernel import netns
 from netlab.kernel.netlink import Message, Socket, attribute, attributes
-from netlab.kernel.rtnl import DUMP_NEIGHBORS, NDA_DST, RTM_DELNEIGH
+from netlab.kernel.rtnetlink import DUMP_NEIGHBORS, NDA_DST, RTM_DELNEIGH
 
 NUD_LEARNED = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20  # incomplete, reachable, stale, delay, probe, failed
 NTF_KEEP = 0x10 | 0x08  # externally learned, proxy

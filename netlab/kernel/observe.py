@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from netlab.errors import KernelError
-from netlab.kernel import decode, rtnl
+from netlab.kernel import decode, rtnetlink
 from netlab.kernel.netlink import Socket
 from netlab.plan.objects import LINKS, Netns, Object, OtherLink, Route, Vxlan
 
@@ -63,21 +63,21 @@ def namespace(socket: Socket, like: frozenset[Object]) -> Namespace:
 
 def links(socket: Socket) -> list[decode.RawLink]:
     """Read all interfaces of a namespace."""
-    return [decode.RawLink(buffer, start, end) for _, buffer, start, end in socket.dump(rtnl.DUMP_LINKS)]
+    return [decode.RawLink(buffer, start, end) for _, buffer, start, end in socket.dump(rtnetlink.DUMP_LINKS)]
 
 
 def _entries(socket: Socket, raw_links: list[decode.RawLink], names_by_index: dict[int, str]) -> Iterator[Object]:
-    for _, buffer, start, end in socket.dump(rtnl.DUMP_ADDRESSES):
+    for _, buffer, start, end in socket.dump(rtnetlink.DUMP_ADDRESSES):
         addr = decode.address_object(buffer, start, end, names_by_index)
         if addr:
             yield addr
-    for _, buffer, start, end in socket.dump(rtnl.DUMP_NEIGHBORS):
+    for _, buffer, start, end in socket.dump(rtnetlink.DUMP_NEIGHBORS):
         neighbor = decode.neighbor_object(buffer, start, end, names_by_index)
         if neighbor:
             yield neighbor
     for raw in raw_links:
         if raw.kind == Vxlan.__name__.lower():
-            for _, buffer, start, end in socket.dump(rtnl.dump_fdb(raw.index)):
+            for _, buffer, start, end in socket.dump(rtnetlink.dump_fdb(raw.index)):
                 entry = decode.fdb_object(buffer, start, end, names_by_index)
                 if entry:
                     yield entry
@@ -86,7 +86,7 @@ def _entries(socket: Socket, raw_links: list[decode.RawLink], names_by_index: di
 def _routes(socket: Socket, names_by_index: dict[int, str]) -> Iterator[tuple[Route, bool]]:
     for version in (4, 6):
         try:
-            for _, buffer, start, end in socket.dump(rtnl.dump_routes(version)):
+            for _, buffer, start, end in socket.dump(rtnetlink.dump_routes(version)):
                 found = decode.route_object(buffer, start, end, names_by_index)
                 if found:
                     yield found
@@ -104,7 +104,7 @@ def wait_for_ports(socket: Socket, netns: Netns, ports: set[str]) -> None:
     def waiting() -> list[str]:
         left = [raw for raw in links(socket) if raw.name in ports and not raw.is_forwarding]
         for start in range(0, len(left), ANSWERS_AT_ONCE):
-            socket.request([rtnl.get_link(raw.index) for raw in left[start : start + ANSWERS_AT_ONCE]])
+            socket.request([rtnetlink.get_link(raw.index) for raw in left[start : start + ANSWERS_AT_ONCE]])
         return [raw.name for raw in left]
 
     if left := _wait_until_empty(waiting, TIMEOUT + SLOW_CARRIER * len(ports)):

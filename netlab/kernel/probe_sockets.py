@@ -13,13 +13,15 @@ import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from netlab.check import packets
-from netlab.check.model import Probe
 from netlab.errors import KernelError, NotSupported
 from netlab.kernel import netns
 from netlab.topology.model import Address, CheckProtocol
+
+if TYPE_CHECKING:
+    from netlab.check.model import Probe
 
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 LEVEL = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}

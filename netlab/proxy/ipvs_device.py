@@ -18,6 +18,17 @@ from netlab.kernel import netns, rtnl
 from netlab.kernel.decode import RawLink, address_object
 from netlab.kernel.feature_probes import find_unloaded
 from netlab.kernel.netlink import Message, Socket, attribute, attribute_text
+from netlab.kernel.rtnetlink import (
+    DUMP_ADDRESSES,
+    DUMP_LINKS,
+    IFINFO,
+    IFLA_IFNAME,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    RTM_DELADDR,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+)
 from netlab.kernel.sysctl import ROOT
 from netlab.plan.objects import Addr
 from netlab.topology.addresses import Address
@@ -62,9 +73,9 @@ class Device:
             raise NotSupported("the link types dummy and bridge", f"{self._name}: {DEVICE}", "sudo modprobe dummy")
 
     def _create(self, kind: str) -> None:
-        linkinfo = attribute(rtnl.IFLA_LINKINFO, attribute(rtnl.IFLA_INFO_KIND, kind.encode()))
-        body = rtnl.IFINFO.pack(0, 0, 0, IFF_NOARP, IFF_NOARP) + attribute_text(rtnl.IFLA_IFNAME, DEVICE) + linkinfo
-        for failure in self._socket.request([Message(rtnl.RTM_NEWLINK, rtnl.NEW, body)]):
+        linkinfo = attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, kind.encode()))
+        body = IFINFO.pack(0, 0, 0, IFF_NOARP, IFF_NOARP) + attribute_text(IFLA_IFNAME, DEVICE) + linkinfo
+        for failure in self._socket.request([Message(RTM_NEWLINK, rtnl.NEW, body)]):
             if failure.errno not in (errno.EOPNOTSUPP, errno.EEXIST):
                 raise KernelError(failure.errno, f"{self._name}: ip link add {DEVICE} type {kind}", failure.reason)
 
@@ -73,25 +84,25 @@ class Device:
         return bool(self._index)
 
     def _links(self) -> dict[int, str]:
-        found = [RawLink(buffer, start, end) for _, buffer, start, end in self._socket.dump(rtnl.DUMP_LINKS)]
+        found = [RawLink(buffer, start, end) for _, buffer, start, end in self._socket.dump(DUMP_LINKS)]
         return {raw.index: raw.name for raw in found}
 
     def addresses(self, version: int) -> set[Address]:
         """Return the device's addresses of an IP version."""
         links = self._links()
-        dumped = self._socket.dump(rtnl.DUMP_ADDRESSES)
+        dumped = self._socket.dump(DUMP_ADDRESSES)
         found = [address_object(buffer, start, end, links) for _, buffer, start, end in dumped]
         return {entry.ip.ip for entry in found if entry and entry.dev == DEVICE and entry.ip.version == version}
 
     def change(self, added: Collection[Address], removed: Collection[Address]) -> None:
         """Take addresses away and add some. One that is gone already is fine."""
-        plan = [(rtnl.RTM_DELADDR, address) for address in removed] + [(rtnl.RTM_NEWADDR, address) for address in added]
+        plan = [(RTM_DELADDR, address) for address in removed] + [(RTM_NEWADDR, address) for address in added]
         messages = [rtnl.address(kind, Addr(DEVICE, ip_interface(address)), self._index) for kind, address in plan]
         for failure in self._socket.request(messages):
             kind, address = plan[failure.position]
-            if kind == rtnl.RTM_DELADDR and failure.errno == errno.EADDRNOTAVAIL:
+            if kind == RTM_DELADDR and failure.errno == errno.EADDRNOTAVAIL:
                 continue
-            verb = "add" if kind == rtnl.RTM_NEWADDR else "del"
+            verb = "add" if kind == RTM_NEWADDR else "del"
             command = f"ip address {verb} {address} dev {DEVICE}"
             raise KernelError(failure.errno, f"{self._name}: {command}", failure.reason)
 

@@ -35,7 +35,8 @@ from netlab.bpf.classic import BEHIND, WHOLE_LENGTH, Instruction
 from netlab.bpf.translate import is_beyond, translate
 from netlab.errors import UsageError
 from netlab.trace.dissect import probe_read
-from netlab.trace.layout import BASE, BUFFER, SCRATCH, SNAP, START, VALUE, Direction, seen
+from netlab.trace.layout import SNAP, Direction
+from netlab.trace.stack import BASE, BUFFER, SCRATCH, START, VALUE, seen
 
 FILTERED_SIZE = SNAP + BEHIND  # bytes of the value of the map `filtered`: a packet, and what a filter needs besides
 LENGTH_AT = VALUE + 4

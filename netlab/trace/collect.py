@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from netlab import names
 from netlab.errors import KernelError
+from netlab.found import FoundLab
 from netlab.kernel import netns
-from netlab.lab import Lab
 from netlab.topology.model import Backend, UdpBackend, VxlanBackend
 from netlab.trace.correlate import ENDS
 from netlab.trace.headers import Ports
@@ -60,7 +60,7 @@ class Collected:
     disarming: threading.Thread
 
 
-def collect(lab: Lab, question: Question, by: Mechanism | None = None) -> Collected:
+def collect(lab: FoundLab, question: Question, by: Mechanism | None = None) -> Collected:
     """Send a probe and watch it. Raises KernelError or NotSupported."""
     ports = tunnel_ports(lab.topology.backend)
     namespaces = find_namespaces(lab)
@@ -87,7 +87,7 @@ def tunnel_ports(backend: Backend) -> Ports:
     return replace(usual, tunnel={*usual.tunnel, backend.port}) if isinstance(backend, UdpBackend) else usual
 
 
-def filtering(lab: Lab) -> list[str]:
+def filtering(lab: FoundLab) -> list[str]:
     """Return the namespaces whose rules are traced: those of all but pods."""
     topology = lab.topology
     members = [*(node.name for node in topology.nodes), *(router.name for router in topology.routers)]

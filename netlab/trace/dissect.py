@@ -35,20 +35,18 @@ from netlab.bpf.assembler import (
     to_big_endian,
 )
 from netlab.trace.headers import ICMP_ECHOES, ICMP_ERRORS, IPIP, IPV6, TCP, UDP
-from netlab.trace.layout import (
+from netlab.trace.layout import FLOW, SNAP, Target
+from netlab.trace.stack import (
     BASE,
     COOKIE_AT,
-    FLOW,
     FOLLOWING_AT,
     FRAGMENT_AT,
     IDENT_AT,
     KEY,
     PACKET,
-    SNAP,
     TRANSPORT_AT,
     TRANSPORT_SIZE,
     VALUE,
-    Target,
 )
 
 IPV4_HEADER, IPV6_HEADER, UDP_HEADER, ICMP_HEADER, VXLAN_AND_ETHERNET = 20, 40, 8, 8, 8 + 14

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from netlab import names
 from netlab.bpf.classic import Instruction
 from netlab.errors import KernelError, NetlabError
-from netlab.lab import Lab
+from netlab.found import FoundLab
 from netlab.trace.collect import STEP, Collected, filtering, tunnel_ports
 from netlab.trace.correlate import ENDS, identify
 from netlab.trace.headers import Ip, Quote, Tcp, Udp, innermost
@@ -52,7 +52,7 @@ class Flow:
         return f"{repr(self.text) if self.text else 'any filter'}{f', from {self.source}' if self.source else ''}"
 
 
-def follow(lab: Lab, flow: Flow) -> tuple[Question, Collected]:
+def follow(lab: FoundLab, flow: Flow) -> tuple[Question, Collected]:
     """Wait for a packet and watch it; return what it would have been to send it, and what became of it.
 
     Raises KernelError, NotSupported, or NetlabError when none came.
@@ -77,7 +77,7 @@ def follow(lab: Lab, flow: Flow) -> tuple[Question, Collected]:
     return question, Collected(heard, seen, reports, watch.reasons, watch.seen_by, remarks, began, disarming)
 
 
-def _watch_rules(lab: Lab, flow: Flow, stack: ExitStack) -> tuple[NetfilterWatch | None, tuple[str, ...]]:
+def _watch_rules(lab: FoundLab, flow: Flow, stack: ExitStack) -> tuple[NetfilterWatch | None, tuple[str, ...]]:
     """Have nodes tell which rules such packets meet; or return why they cannot."""
     try:
         made = filter_table(flow.instructions)

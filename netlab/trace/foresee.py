@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING
 
 from netlab import names
 from netlab.errors import KernelError
+from netlab.found import FoundLab
 from netlab.kernel.lookup import KernelTables
-from netlab.lab import Lab
-from netlab.plan.build import build
-from netlab.plan.objects import Addr, Objects, Veth
 from netlab.topology.addresses import Address
 from netlab.topology.model import Proxy, UdpBackend, VxlanBackend
+from netlab.trace.cables import Cables
 from netlab.trace.connections import Connection
 from netlab.trace.correlate import Role
 from netlab.trace.explain import explain
 from netlab.trace.headers import ICMP, ICMP_ECHOES, ICMPV6, TCP, UDP, Headers, Icmp, Ip, Tcp, Udp
 from netlab.trace.model import Trace, Verdict, Way
-from netlab.trace.places import find_places
-from netlab.trace.predict import TTL, Choice, End, Prediction, World, predict
+from netlab.trace.places import find_namespaces, find_places
+from netlab.trace.predict import TTL, Choice, Prediction, World, predict
 from netlab.trace.question import Protocol, Question
-from netlab.trace.tables import Tables
 
 if TYPE_CHECKING:
     from netlab.explain.choices import Asked, Destination
@@ -37,7 +35,7 @@ PAYLOAD = 16
 READ_FROM = "what the kernel's tables say now; nothing was sent"
 
 
-def explained(lab: Lab, question: Question) -> Trace:
+def explained(lab: FoundLab, question: Question) -> Trace:
     """Return a prediction in the form of a trace."""
     found, tables = foresee(lab, question)
     places = find_places(lab)
@@ -55,14 +53,14 @@ def _remarks(found: Prediction) -> tuple[str, ...]:
     return (f"the Service's rules choose by chance, and the first is followed: {listed}",)
 
 
-def foresee(lab: Lab, question: Question) -> tuple[Prediction, Mapping[str, Tables]]:
+def foresee(lab: FoundLab, question: Question) -> tuple[Prediction, Mapping[str, KernelTables]]:
     """Return the way that a probe would take, and the tables that it was read from."""
-    tables: dict[str, Tables] = {}
+    tables: dict[str, KernelTables] = {}
     return predict(_world(lab, tables, _by_rules(lab)), lab.netns(question.source), packet(question)), tables
 
 
 def foretell(
-    lab: Lab, question: Question, tables: Mapping[str, Tables], connections: Iterable[tuple[str, Connection]]
+    lab: FoundLab, question: Question, tables: Mapping[str, KernelTables], connections: Iterable[tuple[str, Connection]]
 ) -> Prediction:
     """Return the way that a probe should have taken, given the destinations that it was given on it."""
     made = list(connections)
@@ -100,11 +98,10 @@ def packet(question: Question) -> Headers:
     return ip, inside[protocol]
 
 
-def _world(lab: Lab, tables: dict[str, Tables], translate: Translate) -> World:
+def _world(lab: FoundLab, tables: dict[str, KernelTables], translate: Translate) -> World:
     snapshot, backend = lab.snapshot, lab.topology.backend
-    objects = build(lab.topology, snapshot).objects
 
-    def find_tables(namespace: str) -> Tables | None:
+    def find_tables(namespace: str) -> KernelTables | None:
         if namespace not in tables:
             try:
                 tables[namespace] = KernelTables.of(namespace)
@@ -112,10 +109,11 @@ def _world(lab: Lab, tables: dict[str, Tables], translate: Translate) -> World:
                 return None
         return tables[namespace]
 
+    cables = Cables(list(find_namespaces(lab).values()), find_tables)
     return World(
         find_tables,
-        _cables(objects),
-        _owners(objects),
+        cables.peer,
+        cables.owner,
         {cidr: ip for lease in snapshot.leases.values() for cidr in lease.pod_cidrs for ip in lease.public_ips},
         backend.port if isinstance(backend, UdpBackend) else UdpBackend().port,
         backend.port if isinstance(backend, VxlanBackend) else VxlanBackend().port,
@@ -123,7 +121,7 @@ def _world(lab: Lab, tables: dict[str, Tables], translate: Translate) -> World:
     )
 
 
-def _by_rules(lab: Lab) -> Translate:
+def _by_rules(lab: FoundLab) -> Translate:
     """Return what finds destinations in the Service rules of nodes, which are read when they are first asked for."""
     from netlab.explain.choices import destinations, real_servers
     from netlab.explain.read import read
@@ -152,21 +150,3 @@ def _by_rules(lab: Lab) -> Translate:
         return tuple(Choice(one.address, one.port, one.chance, one.masqueraded) for one in found)
 
     return translate
-
-
-def _cables(objects: Objects) -> dict[End, End]:
-    return {
-        (namespace, entry.name): (entry.peer.netns, entry.peer.name)
-        for namespace, entries in objects.items()
-        for entry in entries
-        if isinstance(entry, Veth)
-    }
-
-
-def _owners(objects: Objects) -> dict[Address, str]:
-    """Return the MAC of each address that a cable's end or a bridge has."""
-    found: dict[Address, str] = {}
-    for entries in objects.values():
-        macs = {entry.name: entry.mac for entry in entries if hasattr(entry, "mac") and hasattr(entry, "name")}
-        found |= {entry.ip.ip: macs[entry.dev] for entry in entries if isinstance(entry, Addr) and macs.get(entry.dev)}
-    return found

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from netlab.bpf.assembler import Encoded
+from netlab.bpf.encoded import Encoded
 from netlab.kept import kept
 from netlab.trace.layout import Target
 
 PACKAGE = Path(__file__).parent
 SOURCES = (
     PACKAGE.parent / "bpf" / "assembler.py",
-    *(PACKAGE / name for name in ("dissect.py", "layout.py", "program.py")),
+    *(PACKAGE / name for name in ("dissect.py", "layout.py", "program.py", "stack.py")),
 )
 
 

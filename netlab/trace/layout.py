@@ -1,12 +1,10 @@
-"""What the programs at tracepoints write, and where each thing stands on their stack meanwhile. Pure."""
+"""What the programs at tracepoints are told and what they write. Pure."""
 
 from __future__ import annotations
 
 import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
-
-from netlab.bpf.assembler import R6, R7, R8, R9, R10, Address
 
 if TYPE_CHECKING:
     from netlab.bpf.classic import Instruction
@@ -74,22 +72,3 @@ PLACES = {
     "device": 56,
     "frame": 72,
 }
-
-# The stack, from its lower end: a record, then a key, then room for members of `struct sk_buff` and one number.
-RECORD = -512
-PACKET = RECORD + SEEN.size
-KEY = PACKET + SNAP
-VALUE = KEY + FLOW.size
-MEMBERS_AT = VALUE + 8
-FRAGMENT_AT = {"inner": -48, "outer": -32}
-COOKIE_AT, FOLLOWING_AT = -16, -12
-# In the room of the members, once they are read: the beginning of what follows IP, and what identifies the packet.
-TRANSPORT_AT, TRANSPORT_SIZE = MEMBERS_AT, 12
-IDENT_AT = MEMBERS_AT + 16
-SCRATCH = -8
-CONTEXT, BUFFER, START, BASE = R9, R6, R7, R8  # the arguments, the sk_buff, its network header, offset of the inner one
-
-
-def seen(field: str) -> Address:
-    """Return where a field of the record is."""
-    return R10 + (RECORD + PLACES[field])

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from netlab.bpf.classic import Instruction
 from netlab.kernel.netlink import NLA_F_NESTED, NLM_F_CREATE, Message, attribute, attribute_text
 from netlab.trace.headers import ICMP, ICMPV6, IPIP, IPV6, TCP, UDP
+
+if TYPE_CHECKING:
+    from netlab.bpf.classic import Instruction
 
 NAME = "netlab_trace"
 UNSPECIFIED, INET, SUBSYSTEM = 0, 1, 10  # AF_UNSPEC, NFPROTO_INET, NFNL_SUBSYS_NFTABLES

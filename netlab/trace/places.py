@@ -6,12 +6,12 @@ import errno
 
 from netlab import names
 from netlab.errors import KernelError
+from netlab.found import FoundLab
 from netlab.kernel import netns
-from netlab.lab import Lab
 from netlab.trace.model import UNDERLAY, Places
 
 
-def find_namespaces(lab: Lab) -> dict[int, str]:
+def find_namespaces(lab: FoundLab) -> dict[int, str]:
     """Return the lab's namespaces by inode. Raises KernelError when there are none."""
     fabric = names.fabric(lab.name)
     found = {}
@@ -25,7 +25,7 @@ def find_namespaces(lab: Lab) -> dict[int, str]:
     return found
 
 
-def find_places(lab: Lab) -> Places:
+def find_places(lab: FoundLab) -> Places:
     """Return who is meant by each namespace and podCIDR."""
     members = {}
     for name in find_namespaces(lab).values():

@@ -38,13 +38,13 @@ class Choice:
 class World:
     """What a way is found by. `tunnels` gives flannel's UDP forwarders their peers: a node's address by podCIDR.
 
-    `owners` has the MAC of each address, for neighbours that are not known yet. `translate` says what rules of a
-    namespace make of a packet that comes to it, or that it sends: nothing, or the choices that they have.
+    `peer` finds a cable's other end, `owner` the MAC of who has an address, "" for nobody. `translate` says what rules
+    of a namespace make of a packet that comes to it, or that it sends: nothing, or the choices that they have.
     """
 
     find_tables: Callable[[str], Tables | None]
-    cables: Mapping[End, End]
-    owners: Mapping[Address, str]
+    peer: Callable[[str, str], End | None]
+    owner: Callable[[Address], str]
     tunnels: Mapping[Network, Address]
     tunnel_port: int
     vxlan_port: int
@@ -148,8 +148,8 @@ class _Way:
         self._note(Kind.OUT, namespace, device.name, frame)
         if device.kind == "bridge":
             self._bridge(namespace, device, frame, tables, "")
-        elif (namespace, device.name) in self._world.cables:
-            self._arrive(*self._world.cables[namespace, device.name], frame)
+        elif peer := self._world.peer(namespace, device.name):
+            self._arrive(*peer, frame)
         else:
             self._end(f"{device.name} of {namespace} leads nowhere")
 
@@ -298,7 +298,7 @@ class _Way:
     def _resolve(self, namespace: str, address: Address, device: Device, tables: Tables) -> str:
         """Return the MAC of a neighbour, by the table or by who would answer when asked; "" when nobody would."""
         entry = tables.neighbor(address, device.name)
-        mac = entry.mac if entry and entry.mac else self._world.owners.get(address, "")
+        mac = entry.mac if entry and entry.mac else self._world.owner(address)
         if not mac:
             self._end(f"nobody has the address {address} that {namespace} asks for on {device.name}")
         return mac
@@ -310,11 +310,12 @@ class _Way:
     def _port_of(self, namespace: str, mac: str) -> Device | None:
         """Return the port that a flooded frame's receiver is behind."""
         tables = self._tables(namespace)
-        for (here, name), (there, peer) in self._world.cables.items():
-            other = self._world.find_tables(there) if here == namespace else None
-            device = other.device(peer) if other else None
+        for port in tables.devices() if tables else ():
+            there, name = self._world.peer(namespace, port.name) or ("", "")
+            other = self._world.find_tables(there) if there else None
+            device = other.device(name) if other else None
             if device and device.mac == mac:
-                return tables.device(name) if tables else None
+                return port
         return None
 
     # --- what is found ---

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from netlab.check.packets import ECHO_REPLY, ECHO_REQUEST, IP_HEADER, PROTOCOL
+from netlab.checksum import internet_checksum
 from netlab.errors import KernelError
 from netlab.kernel import netns
 from netlab.kernel.probe_sockets import FAMILY, LEVEL, MTU_DISCOVER
 from netlab.trace.question import Protocol, Question
-from netlab.tunnel.packet import internet_checksum
 
 COOKIE = 16  # bytes; the programs look for the first four
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, SEND_QUEUE = 19, 20, 21, 2

@@ -59,7 +59,8 @@ from netlab.trace.dissect import (
     read_headers,
     read_transport,
 )
-from netlab.trace.layout import (
+from netlab.trace.layout import PLACES, SEEN_SIZE, SNAP, Direction, Kind, Target
+from netlab.trace.stack import (
     BASE,
     BUFFER,
     CONTEXT,
@@ -68,16 +69,10 @@ from netlab.trace.layout import (
     KEY,
     MEMBERS_AT,
     PACKET,
-    PLACES,
     RECORD,
     SCRATCH,
-    SEEN_SIZE,
-    SNAP,
     START,
     VALUE,
-    Direction,
-    Kind,
-    Target,
     seen,
 )
 

@@ -12,19 +12,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from netlab.errors import UsageError
-from netlab.service.known import Known
 from netlab.store.store import Snapshot
 from netlab.topology.addresses import Address
 from netlab.topology.model import Role, Topology
 from netlab.topology.service import Service, ServiceType
 from netlab.trace.headers import with_port
 
+if TYPE_CHECKING:
+    from netlab.service.known import Known
+
 UDP_PORT, TCP_PORT = 33434, 80  # traceroute's first, and HTTP's: where the user names none
 LARGEST = 65535
 
-FindService = Callable[[str, str], Known]  # namespace, name
+FindService = Callable[[str, str], "Known"]  # namespace, name
 FindAddresses = Callable[[str], Sequence[Address]]  # of a member
 
 _REFERENCE = re.compile(

@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from netlab.found import FoundLab
 from netlab.kernel import netns
 from netlab.kernel.lookup import KernelTables
 from netlab.kernel.symbols import Symbols
 from netlab.kernel.tool import Call, start
-from netlab.lab import Lab
 from netlab.trace.attach import attach_connections, attach_rules
 from netlab.trace.collect import Collected, Mechanism, collect
 from netlab.trace.compare import differences
@@ -41,7 +41,7 @@ FREED_WITH_WHOLE = "skb_release_data"
 TAKES_ERRORS, NO_REASON = "icmpv6_rcv", "NOT_SPECIFIED"  # what Linux 6.1 frees it has passed on before
 
 
-def trace(lab: Lab, question: Question, by: Mechanism | None = None) -> Trace:
+def trace(lab: FoundLab, question: Question, by: Mechanism | None = None) -> Trace:
     """Send one probe and say what became of it. Raises KernelError or NotSupported."""
     found = collect(lab, question, by)
     try:
@@ -50,7 +50,7 @@ def trace(lab: Lab, question: Question, by: Mechanism | None = None) -> Trace:
         found.disarming.join()
 
 
-def trace_flow(lab: Lab, flow: Flow) -> Trace:
+def trace_flow(lab: FoundLab, flow: Flow) -> Trace:
     """Follow the next packet that a filter lets pass. Raises KernelError, NotSupported, NetlabError when none came."""
     from netlab.trace.flow import follow
 
@@ -61,7 +61,7 @@ def trace_flow(lab: Lab, flow: Flow) -> Trace:
         found.disarming.join()
 
 
-def understand(lab: Lab, question: Question, found: Collected, *, is_new: bool = True) -> Trace:
+def understand(lab: FoundLab, question: Question, found: Collected, *, is_new: bool = True) -> Trace:
     """Say what became of a packet. Where one of a known connection goes is not foretold."""
     found = replace(found, sightings=_with_sender(found.sightings, question, lab.netns(question.source)))
     known = sorted({one.namespace for one in found.sightings if one.namespace})

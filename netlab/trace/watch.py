@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from netlab.bpf import btf
-from netlab.bpf.assembler import Encoded
+from netlab.bpf.encoded import Encoded
 from netlab.bpf.loader import Map, MapType, ProgramType, attach_raw_tracepoint, load
 from netlab.bpf.ring import Ring
 from netlab.errors import KernelError

@@ -13,7 +13,8 @@ from itertools import groupby
 
 import numpy as np
 
-from netlab.tunnel.packet import IPV4_HEADER, IPV6_HEADER, TCP, UDP, internet_checksum, word_sum
+from netlab.checksum import internet_checksum, word_sum
+from netlab.tunnel.packet import IPV4_HEADER, IPV6_HEADER, TCP, UDP
 from netlab.tunnel.rows import (
     ACK,
     CHECKSUM_OFFSET,

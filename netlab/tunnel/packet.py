@@ -10,7 +10,8 @@ import struct
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
-Buffer = bytes | bytearray | memoryview
+from netlab.checksum import Buffer, internet_checksum
+
 MutableBuffer = bytearray | memoryview
 
 MAX_PAYLOAD = 65507  # bytes of a UDP datagram over IPv4, and of all datagrams of one send together
@@ -107,16 +108,6 @@ def time_exceeded(packet: Buffer, speaker: IPv4Address | IPv6Address) -> bytes |
 def net_unreachable(packet: Buffer, speaker: IPv4Address | IPv6Address) -> bytes | None:
     """Return the ICMP error for a destination that no peer holds; None as in `time_exceeded`."""
     return _error(packet, speaker, NET_UNREACHABLE)
-
-
-def word_sum(octets: Buffer) -> int:
-    """Return the ones' complement sum of 16-bit words (RFC 1071), as a remainder of 0xFFFF. Pads an odd octet."""
-    return (int.from_bytes(octets, "big") << 8 * (len(octets) & 1)) % 0xFFFF
-
-
-def internet_checksum(octets: Buffer) -> int:
-    """Return the checksum of RFC 1071, of octets that are not all zero: 0 to 0xFFFE."""
-    return -word_sum(octets) % 0xFFFF
 
 
 def _error(packet: Buffer, speaker: IPv4Address | IPv6Address, kinds: dict[int, int]) -> bytes | None:

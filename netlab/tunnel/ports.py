@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 
 from netlab.errors import KernelError
-from netlab.kernel import decode, netlink, rtnl
+from netlab.kernel import decode, netlink, rtnetlink
 
 GROUPS = 1 << 0 | 1 << 2  # RTMGRP_LINK, RTMGRP_NEIGH
 AF_UNSPEC = 0
@@ -55,13 +55,13 @@ class Ports:
 
     def _take(self, kind: int, body: bytes) -> bool:
         family, index = struct.unpack_from("=B3xi", body)  # ndmsg and ifinfomsg begin alike
-        if kind == rtnl.RTM_DELLINK and family == AF_UNSPEC and index in self._interfaces:
+        if kind == rtnetlink.RTM_DELLINK and family == AF_UNSPEC and index in self._interfaces:
             raise KernelError(errno.ENODEV, f"the interface {self._interfaces[index]} is gone", "`netlab up` makes it")
-        return family == rtnl.AF_BRIDGE or (kind == rtnl.RTM_NEWLINK and index in self._interfaces)
+        return family == rtnetlink.AF_BRIDGE or (kind == rtnetlink.RTM_NEWLINK and index in self._interfaces)
 
     def entries(self) -> dict[bytes, int]:
         """Return behind which port (by interface index) each learned MAC address is. Raises OSError."""
-        dumped = self._asking.dump(rtnl.dump_bridge_entries(self._bridge))
+        dumped = self._asking.dump(rtnetlink.dump_bridge_entries(self._bridge))
         found = (decode.learned_entry(buffer, start, end) for _, buffer, start, end in dumped)
         return dict(entry for entry in found if entry)
 
@@ -79,12 +79,12 @@ def _let_in_what_matters(events: socket.socket) -> None:
     load_half, load_byte, equal, answer = 0x28, 0x30, 0x15, 0x06
     program = (
         (load_half, 0, 0, 4),  # nlmsg_type
-        (equal, 5, 0, socket.htons(rtnl.RTM_NEWLINK)),
-        (equal, 4, 0, socket.htons(rtnl.RTM_DELLINK)),
-        (equal, 1, 0, socket.htons(rtnl.RTM_NEWNEIGH)),
-        (equal, 0, 3, socket.htons(rtnl.RTM_DELNEIGH)),
+        (equal, 5, 0, socket.htons(rtnetlink.RTM_NEWLINK)),
+        (equal, 4, 0, socket.htons(rtnetlink.RTM_DELLINK)),
+        (equal, 1, 0, socket.htons(rtnetlink.RTM_NEWNEIGH)),
+        (equal, 0, 3, socket.htons(rtnetlink.RTM_DELNEIGH)),
         (load_byte, 0, 0, 16),  # the family
-        (equal, 0, 1, rtnl.AF_BRIDGE),
+        (equal, 0, 1, rtnetlink.AF_BRIDGE),
         (answer, 0, 0, 0xFFFF_FFFF),  # let it in, whole
         (answer, 0, 0, 0),
     )

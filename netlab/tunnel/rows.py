@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from netlab.tunnel.packet import IPV6_HEADER, TCP, UDP, MutableBuffer, word_sum
+from netlab.checksum import word_sum
+from netlab.tunnel.packet import IPV6_HEADER, TCP, UDP, MutableBuffer
 
 FIN, PSH, ACK, ECE, CWR = 0x01, 0x08, 0x10, 0x40, 0x80
 FIRST_ONLY, LAST_ONLY = CWR, FIN | PSH

@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from netlab.tunnel.packet import Buffer, MutableBuffer, internet_checksum
+from netlab.checksum import Buffer, internet_checksum
+from netlab.tunnel.packet import MutableBuffer
 
 NEEDS_CSUM = 1  # the field at csum_start + csum_offset holds the pseudo header's sum only
 GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4 = 0, 1, 4, 5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from netlab.lab import labs
+from netlab.found import labs
 from tests.root.test_cli import netlab
 
 pytestmark = pytest.mark.root

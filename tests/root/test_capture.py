@@ -19,9 +19,10 @@ import pytest
 from pyroute2 import IPRoute
 
 from netlab.bpf.pcap_filter import kernel_filter
+from netlab.found import labs
 from netlab.kernel import netns
 from netlab.kernel.capture import Captures, Packet
-from netlab.lab import Lab, labs, remove
+from netlab.lab import Lab, remove
 from tests.root.ready import wait_until_ready
 
 pytestmark = pytest.mark.root

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from netlab.found import labs
 from netlab.kernel import netns
-from netlab.lab import labs, remove
+from netlab.lab import remove
 
 pytestmark = pytest.mark.root
 

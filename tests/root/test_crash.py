@@ -15,8 +15,9 @@ import pytest
 from netlab import names
 from netlab.errors import Busy, NetlabError
 from netlab.folder import LabFolder
+from netlab.found import labs
 from netlab.kernel import netns
-from netlab.lab import Lab, labs, remove
+from netlab.lab import Lab, remove
 from tests.labs import topology
 
 pytestmark = pytest.mark.root

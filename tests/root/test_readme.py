@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from netlab.lab import Lab, labs, remove
+from netlab.found import labs
+from netlab.lab import Lab, remove
 
 pytestmark = pytest.mark.root
 

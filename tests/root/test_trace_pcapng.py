@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from netlab.found import labs
 from netlab.kernel import netns
-from netlab.lab import Lab, labs, remove
+from netlab.lab import Lab, remove
 from tests.root.ready import wait_until_ready
 
 pytestmark = [

@@ -223,7 +223,7 @@ def test_a_namespace_that_is_not_there() -> None:
 
 
 def test_a_device_that_leads_nowhere() -> None:
-    found = predict(world(cables={}), "p1", probe())
+    found = predict(world(peer=lambda namespace, name: None), "p1", probe())
     assert (steps(found), found.end) == (["p1 eth0 out"], "eth0 of p1 leads nowhere")
 
 

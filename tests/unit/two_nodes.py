@@ -90,8 +90,8 @@ def world(
     cables |= {there: here for here, there in cables.items()}
     made = World(
         known.get,
-        cables,
-        {address: mac(UPLINK, number) for number, address in NODES.items()},
+        lambda namespace, name: cables.get((namespace, name)),
+        lambda address: {held: mac(UPLINK, number) for number, held in NODES.items()}.get(address, ""),
         {ip_network(f"10.244.{n}.0/24"): NODES[n] for n in NODES},
         8285,
         8472,
