@@ -62,7 +62,7 @@ def adopt(offsets: Mapping[str, int], filter_program: Sequence[Instruction]) -> 
         alu(R3, "=", START),
         alu(R3, "+=", BASE),
         call(Helper.PROBE_READ_KERNEL),
-        probe_read(LENGTH_AT, 4, BUFFER, offsets["sk_buff.len"]),
+        probe_read(R10 + LENGTH_AT, 4, BUFFER, offsets["sk_buff.len"]),
         _first_entry("filtered"),
         _store_whole_length(),
         _load_length(R5),
@@ -109,11 +109,11 @@ def _store_whole_length() -> Block:
 def _look_up_namespace(offsets: Mapping[str, int]) -> Block:
     """Leave unless the packet is in one of `sources`, by inode number."""
     return [
-        probe_read(SCRATCH, 8, BUFFER, offsets["sk_buff.dev"]),
+        probe_read(R10 + SCRATCH, 8, BUFFER, offsets["sk_buff.dev"]),
         load(DOUBLE, R1, R10 + SCRATCH),
-        probe_read(SCRATCH, 8, R1, offsets["net_device.nd_net.net"]),
+        probe_read(R10 + SCRATCH, 8, R1, offsets["net_device.nd_net.net"]),
         load(DOUBLE, R1, R10 + SCRATCH),
-        probe_read(SCRATCH, 4, R1, offsets["net.ns.inum"]),
+        probe_read(R10 + SCRATCH, 4, R1, offsets["net.ns.inum"]),
         call(Helper.MAP_LOOKUP_ELEM, "sources", R10 + SCRATCH),
         jump_if(R0, "==", 0, "LEAVE"),
     ]

@@ -3,9 +3,7 @@
 Read in order: `read_headers` (IP), `enter_tunnels`, `read_transport`; then fragments. The key of the map `flows` is
 filled in on the way. Labels that are not here are the program's: INNER, TRANSPORT, KNOWN, LOOK UP, TELL, LEAVE.
 
-R2 is a header's protocol, R3 the offset of what follows it. On every way through the program the verifier knows where
-that is. It wants numbers on the stack to stand at multiples of their size, and the packet in a VXLAN packet is 50
-bytes behind the outer one: so all is loaded in pieces of at most two bytes.
+R2 is a header's protocol, R3 the offset of what follows it, R1 points at it.
 """
 
 from __future__ import annotations
@@ -22,9 +20,12 @@ from netlab.bpf.assembler import (
     R5,
     R10,
     WORD,
+    Address,
     Block,
     Helper,
+    Instruction,
     Register,
+    Size,
     alu,
     call,
     jump,
@@ -36,59 +37,49 @@ from netlab.bpf.assembler import (
 )
 from netlab.trace.headers import ICMP_ECHOES, ICMP_ERRORS, IPIP, IPV6, TCP, UDP
 from netlab.trace.layout import FLOW, SNAP, Target
-from netlab.trace.stack import (
-    BASE,
-    COOKIE_AT,
-    FOLLOWING_AT,
-    FRAGMENT_AT,
-    IDENT_AT,
-    KEY,
-    PACKET,
-    TRANSPORT_AT,
-    TRANSPORT_SIZE,
-    VALUE,
-)
+from netlab.trace.stack import BASE, COOKIE_AT, FOLLOWING_AT, FRAGMENT_AT, IDENT_AT, KEY, PACKET, RECORD, VALUE, forget
 
 IPV4_HEADER, IPV6_HEADER, UDP_HEADER, ICMP_HEADER, VXLAN_AND_ETHERNET = 20, 40, 8, 8, 8 + 14
 TCP_SEQUENCE, TCP_ACKNOWLEDGED = 4, 8  # where in the header
 FRAGMENT_OFFSET, MORE_FRAGMENTS = 0x1FFF, 0x2000
 FRAGMENT_HEADER, FRAGMENT_HEADER_SIZE, FRAGMENT_OFFSET_6 = 44, 8, 0xFFF8  # IPv6's
+MOST_HEADERS = 140  # bytes in front of the innermost TCP, UDP or ICMP header: room is left for a packet that it quotes
+PORTS_AT = KEY + 32
 
 
-def probe_read(target: int, size: int, source: Register, offset: int = 0) -> Block:
-    """Copy from the kernel's memory to the stack."""
+def probe_read(target: Address, size: int, source: Register, offset: int = 0) -> Block:
+    """Copy from the kernel's memory."""
     return [
         alu(R3, "=", source),
         alu(R3, "+=", offset),
-        call(Helper.PROBE_READ_KERNEL, R10 + target, size, R3),
+        call(Helper.PROBE_READ_KERNEL, target, size, R3),
     ]
 
 
-def _point_behind(offset: Register) -> Block:
-    """Let R1 be what `_byte` and `_half` count from."""
-    return [alu(R1, "=", R10), alu(R1, "+=", offset), alu(R1, "+=", PACKET)]
+def _point_at(offset: Register) -> Block:
+    """Let R1 be what `_load` counts from."""
+    return [alu(R1, "=", RECORD), alu(R1, "+=", offset)]
 
 
-def _byte(dst: Register, offset: int) -> Block:
-    return load(BYTE, dst, R1 + offset)
+def _load(size: Size, dst: Register, offset: int) -> Instruction:
+    """Load a number of the packet as it stands there."""
+    return load(size, dst, R1 + (PACKET + offset))
 
 
 def _half(dst: Register, offset: int) -> Block:
     """Load a number of two bytes, from network byte order."""
-    return [load(HALF, dst, R1 + offset), to_big_endian(dst, 16)]
+    return [_load(HALF, dst, offset), to_big_endian(dst, 16)]
 
 
-def _copy(offset: int, target: int, size: int) -> Block:
-    """Copy bytes of the packet to the stack."""
+def _copy(size: Size, offset: int, *targets: int) -> Block:
+    """Copy a number of the packet to the stack."""
+    return [_load(size, R4, offset), *(store(size, R10 + target, R4) for target in targets)]
+
+
+def _go_if_equal(offset: int, expected: int, target: str, *, otherwise: str) -> Block:
+    """Compare 4 bytes of the packet with some on the stack."""
     return [
-        [load(HALF, R4, R1 + (offset + place)), store(HALF, R10 + (target + place), R4)] for place in range(0, size, 2)
-    ]
-
-
-def _go_if_equal(place: int, expected: int, target: str, *, otherwise: str) -> Block:
-    """Compare 4 bytes on the stack."""
-    return [
-        load(WORD, R4, R10 + place),
+        _load(WORD, R4, offset),
         load(WORD, R5, R10 + expected),
         jump_if(R4, "==", R5, target),
         jump(otherwise),
@@ -99,32 +90,31 @@ def read_headers(what: str) -> Block:
     """Read the IP header at BASE: its protocol goes to R2, the offset of what follows to R3; fill in the key."""
     return [
         *(store(DOUBLE, R10 + (KEY + place), 0) for place in range(0, FLOW.size, 8)),
-        _point_behind(BASE),
+        _point_at(BASE),
         alu(R3, "=", BASE),
-        _copy(4, IDENT_AT, 2),
-        _byte(R4, 0),
+        _copy(HALF, 4, IDENT_AT),
+        _load(BYTE, R4, 0),
         alu(R5, "=", R4),
         alu(R5, ">>=", 4),
         jump_if(R5, "==", 6, f"{what} IPv6"),
         jump_if(R4, "!=", 0x45, "LEAVE"),
-        _byte(R2, 9),
+        _load(BYTE, R2, 9),
         _half(R4, 6),
         jump_if(R4, "&", FRAGMENT_OFFSET, f"{what} fragment" if what in FRAGMENT_AT else "LEAVE"),
         jump_if(R4, "&", MORE_FRAGMENTS, f"{what} first fragment") if what in FRAGMENT_AT else [],
         label(f"{what} whole"),
-        _copy(12, KEY, 4),
-        _copy(16, KEY + 16, 4),
+        _copy(WORD, 12, KEY),
+        _copy(WORD, 16, KEY + 16),
         alu(R3, "+=", IPV4_HEADER),
         jump(f"{what} read"),
         label(f"{what} IPv6"),
-        _byte(R2, 6),
-        _copy(8, KEY, 16),
-        _copy(24, KEY + 16, 16),
+        _load(BYTE, R2, 6),
+        *(_copy(DOUBLE, 8 + place, KEY + place) for place in range(0, 32, 8)),
         alu(R3, "+=", IPV6_HEADER),
         jump_if(R2, "==", FRAGMENT_HEADER, f"{what} IPv6 fragment") if what in FRAGMENT_AT else [],
         label(f"{what} read"),
         store(BYTE, R10 + (KEY + 36), R2),
-        _point_behind(R3),
+        _point_at(R3),
     ]
 
 
@@ -152,36 +142,30 @@ def enter_tunnels(target: Target) -> Block:
 
 
 def read_transport() -> Block:
-    """Find out whose packet it is. Complete the key; go on at KNOWN, LOOK UP or LEAVE.
-
-    What follows IP is copied to a fixed place first: from MERGE on the verifier need not know where the packet had it,
-    and looks at the rest of the program once instead of once for each way that led here.
-    """
+    """Find out whose packet it is. Complete the key; go on at KNOWN, KNOWN ANSWER, LOOK UP or LEAVE."""
     return [
-        _copy(0, TRANSPORT_AT, TRANSPORT_SIZE),
+        forget(R3, MOST_HEADERS),
+        _point_at(R3),
         *(jump_if(R2, "==", protocol, f"icmp {protocol}") for protocol in ICMP_ECHOES),
-        label("MERGE"),
         jump_if(R2, "==", TCP, "TCP"),
-        *(jump_if(R2, "==", protocol, "ECHO") for protocol in ICMP_ECHOES),
         jump_if(R2, "!=", UDP, "LEAVE"),
-        _ports(),
-        _go_if_equal(TRANSPORT_AT + UDP_HEADER, COOKIE_AT, "KNOWN", otherwise="LOOK UP"),
+        _copy(WORD, 0, PORTS_AT),
+        _go_if_equal(UDP_HEADER, COOKIE_AT, "KNOWN", otherwise="LOOK UP"),
         label("TCP"),
-        _ports(),
-        _go_if_equal(TRANSPORT_AT + TCP_SEQUENCE, COOKIE_AT, "KNOWN", otherwise="ANSWER"),
+        _copy(WORD, 0, PORTS_AT),
+        _go_if_equal(TCP_SEQUENCE, COOKIE_AT, "KNOWN", otherwise="ANSWER"),
         label("ANSWER"),
-        _go_if_equal(TRANSPORT_AT + TCP_ACKNOWLEDGED, FOLLOWING_AT, "KNOWN ANSWER", otherwise="LOOK UP"),
+        _go_if_equal(TCP_ACKNOWLEDGED, FOLLOWING_AT, "KNOWN ANSWER", otherwise="LOOK UP"),
+        [_sort_icmp(protocol) for protocol in ICMP_ECHOES],
         label("ECHO"),
         _echo_ports(),
-        _go_if_equal(TRANSPORT_AT + ICMP_HEADER, COOKIE_AT, "KNOWN", otherwise="LOOK UP"),
-        [_sort_icmp(protocol) for protocol in ICMP_ECHOES],
+        _go_if_equal(ICMP_HEADER, COOKIE_AT, "KNOWN", otherwise="LOOK UP"),
         label("QUOTED"),
         alu(BASE, "=", R3),
         alu(BASE, "+=", ICMP_HEADER),
         read_headers("quoted"),
-        _copy(0, TRANSPORT_AT, ICMP_HEADER),
         alu(BASE, "=", SNAP),  # nothing there is a packet: no filter is to look at it
-        _ports(),
+        _copy(WORD, 0, PORTS_AT),
         jump_if(R2, "==", TCP, "LOOK UP"),
         jump_if(R2, "==", UDP, "LOOK UP"),
         _echo_ports(),
@@ -189,25 +173,17 @@ def read_transport() -> Block:
     ]
 
 
-def _ports() -> Block:
-    return [load(WORD, R4, R10 + TRANSPORT_AT), store(WORD, R10 + (KEY + 32), R4)]
-
-
 def _echo_ports() -> Block:
     """An echo has no ports: its identifier, behind type, code and checksum, stands for both."""
-    return [
-        load(HALF, R4, R10 + (TRANSPORT_AT + 4)),
-        store(HALF, R10 + (KEY + 32), R4),
-        store(HALF, R10 + (KEY + 34), R4),
-    ]
+    return _copy(HALF, 4, PORTS_AT, PORTS_AT + 2)
 
 
 def _sort_icmp(protocol: int) -> Block:
     return [
         label(f"icmp {protocol}"),
-        load(BYTE, R4, R10 + TRANSPORT_AT),
+        _load(BYTE, R4, 0),
         *(jump_if(R4, "==", kind, "QUOTED") for kind in ICMP_ERRORS[protocol]),
-        *(jump_if(R4, "==", kind, "MERGE") for kind in ICMP_ECHOES[protocol]),
+        *(jump_if(R4, "==", kind, "ECHO") for kind in ICMP_ECHOES[protocol]),
         jump("LEAVE"),
     ]
 
@@ -215,7 +191,12 @@ def _sort_icmp(protocol: int) -> Block:
 def _note_fragment(what: str, src: int, dst: int, ident: int) -> Block:
     """Put down what a packet's fragments have in common: 4 bytes of each address, 2 of the identification, R2."""
     at = FRAGMENT_AT[what]
-    return [_copy(src, at, 4), _copy(dst, at + 4, 4), _copy(ident, at + 8, 2), store(HALF, R10 + (at + 10), R2)]
+    return [
+        _copy(WORD, src, at),
+        _copy(WORD, dst, at + 4),
+        _copy(HALF, ident, at + 8),
+        store(HALF, R10 + (at + 10), R2),
+    ]
 
 
 def _note_ipv4(what: str) -> Block:
@@ -226,7 +207,7 @@ def _enter_fragment_header(what: str) -> Block:
     """IPv6 has a header of its own for it (RFC 8200 section 4.5): what is behind it is the packet's."""
     return [
         label(f"{what} IPv6 fragment"),
-        _byte(R2, IPV6_HEADER),
+        _load(BYTE, R2, IPV6_HEADER),
         alu(R3, "+=", FRAGMENT_HEADER_SIZE),
         _note_fragment(what, 8 + 12, 24 + 12, IPV6_HEADER + 6),
         _half(R4, IPV6_HEADER + 2),

@@ -51,6 +51,7 @@ class Target(NamedTuple):
 SEEN = struct.Struct("=QQQIIIIIIHHI16s14s2x")
 SNAP = 256  # bytes of a packet
 SEEN_SIZE = SEEN.size + SNAP
+RECORD_SIZE = SEEN_SIZE + 8  # of the map `record`: what is written, and room for a number
 FLOW = struct.Struct("=16s16s2s2sB3x")  # source, destination, ports, protocol: a key of the map `flows`
 FRAGMENT = struct.Struct("=4s4s2sH")  # source, destination, identification, protocol: one of the map `fragments`
 VALUE_SIZE = 8  # bytes of a value of these: the direction, and in `buffers` the identification

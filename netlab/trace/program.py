@@ -51,6 +51,7 @@ from netlab.bpf.assembler import (
 )
 from netlab.trace.adopt import adopt
 from netlab.trace.dissect import (
+    MOST_HEADERS,
     enter_tunnels,
     identify,
     learn_fragment,
@@ -63,16 +64,18 @@ from netlab.trace.layout import PLACES, SEEN_SIZE, SNAP, Direction, Kind, Target
 from netlab.trace.stack import (
     BASE,
     BUFFER,
-    CONTEXT,
+    CONTEXT_AT,
     COOKIE_AT,
     FRAGMENT_AT,
     KEY,
     MEMBERS_AT,
+    MEMBERS_END,
     PACKET,
     RECORD,
     SCRATCH,
     START,
     VALUE,
+    forget,
     seen,
 )
 
@@ -89,8 +92,9 @@ TRACEPOINTS = {
 
 
 def programs(offsets: Mapping[str, int], target: Target) -> dict[str, Program]:
-    """Return a program for each tracepoint; `offsets` are those of MEMBERS. Maps: cookie,
-    flows, fragments, buffers, seen.
+    """Return a program for each tracepoint; `offsets` are those of MEMBERS.
+
+    Maps: cookie, flows, fragments, buffers, seen, and one for each named record; for flows also those of `adopt`.
 
     Raises ValueError for a kernel whose structures are too different.
     """
@@ -99,9 +103,10 @@ def programs(offsets: Mapping[str, int], target: Target) -> dict[str, Program]:
 
 def _program(kind: Kind, offsets: Mapping[str, int], target: Target) -> Block:
     return [
-        alu(CONTEXT, "=", R1),
-        load(DOUBLE, BUFFER, CONTEXT + 0),
+        load(DOUBLE, BUFFER, R1 + 0),
+        store(DOUBLE, R10 + CONTEXT_AT, R1),
         _load_cookie(),
+        _find_record(),
         _find_packet(kind, offsets),
         _copy_packet(),
         alu(BASE, "=", 0),
@@ -109,6 +114,7 @@ def _program(kind: Kind, offsets: Mapping[str, int], target: Target) -> Block:
         read_headers("outer"),
         enter_tunnels(target),
         label("INNER"),
+        forget(BASE, MOST_HEADERS),
         read_headers("inner"),
         label("TRANSPORT"),
         read_transport(),
@@ -151,6 +157,16 @@ def _load_cookie() -> Block:
     ]
 
 
+def _find_record() -> Block:
+    """Point RECORD at what is to be written. Each program has one of its own on each processor."""
+    return [
+        store(WORD, R10 + SCRATCH, 0),
+        call(Helper.MAP_LOOKUP_ELEM, "record", R10 + SCRATCH),
+        jump_if(R0, "==", 0, "LEAVE"),
+        alu(RECORD, "=", R0),
+    ]
+
+
 # --- the packet ------------------------------------------------------------------------------------------------------
 
 
@@ -159,11 +175,11 @@ def _find_packet(kind: Kind, offsets: Mapping[str, int]) -> Block:
     members = {name: offsets[f"sk_buff.{name}"] for name in ("network_header", "mac_header", "tail", "head", "data")}
     first = min(members.values()) & ~7  # on the stack, as in memory, numbers stand at multiples of their size
     size = max(members.values()) + 8 - first
-    if size > FRAGMENT_AT["inner"] - MEMBERS_AT:
+    if size > MEMBERS_END - MEMBERS_AT:
         raise ValueError(f"the members of struct sk_buff are {size} bytes apart")
     at = {name: R10 + (MEMBERS_AT + place - first) for name, place in members.items()}
     return [
-        probe_read(MEMBERS_AT, size, BUFFER, first),
+        probe_read(R10 + MEMBERS_AT, size, BUFFER, first),
         load(DOUBLE, R4, at["head"]),
         _start_of_received(at) if kind is Kind.IN else _start_of_others(at),
         # How much is in one piece of memory behind it: what comes from pages of a file or a process is not.
@@ -198,11 +214,11 @@ def _start_of_others(at: Mapping[str, Address]) -> Block:
 
 
 def _copy_packet() -> Block:
-    """Copy what there is of the packet; the rest of the record's room is zeros, for the verifier's sake too."""
+    """Copy what there is of the packet; the rest of its room is zeros, not an earlier one."""
     return [
-        *(store(DOUBLE, R10 + (PACKET + place), 0) for place in range(0, SNAP, 8)),
+        *(store(DOUBLE, RECORD + (PACKET + place), 0) for place in range(0, SNAP, 8)),
         alu(R2, "=", R5),
-        point(R1, R10 + PACKET),
+        point(R1, RECORD + PACKET),
         alu(R3, "=", START),
         call(Helper.PROBE_READ_KERNEL),
     ]
@@ -279,24 +295,21 @@ def _tell(kind: Kind, offsets: Mapping[str, int]) -> Block:
         store(WORD, seen("kind"), kind),
         load(WORD, R1, R10 + VALUE),
         store(WORD, seen("direction"), R1),
-        *(
-            probe_read(RECORD + PLACES[name], 4, BUFFER, offsets[f"sk_buff.{member}"])
-            for name, member in buffer_members.items()
-        ),
+        *(probe_read(seen(name), 4, BUFFER, offsets[f"sk_buff.{member}"]) for name, member in buffer_members.items()),
         store(DOUBLE, seen("frame"), 0),
-        store(DOUBLE, R10 + (RECORD + PLACES["frame"] + 8), 0),
+        store(DOUBLE, RECORD + (PLACES["frame"] + 8), 0),
         load(HALF, R1, seen("mac")),
         jump_if(R1, "==", 0, "NO FRAME"),
-        probe_read(RECORD + PLACES["frame"], ETHERNET, START, -ETHERNET),
+        probe_read(seen("frame"), ETHERNET, START, -ETHERNET),
         label("NO FRAME"),
-        probe_read(SCRATCH, 8, BUFFER, offsets["sk_buff.dev"]),
+        probe_read(R10 + SCRATCH, 8, BUFFER, offsets["sk_buff.dev"]),
         load(DOUBLE, START, R10 + SCRATCH),
-        probe_read(RECORD + PLACES["ifindex"], 4, START, offsets["net_device.ifindex"]),
-        probe_read(RECORD + PLACES["device"], 16, START, offsets["net_device.name"]),
-        probe_read(SCRATCH, 8, START, offsets["net_device.nd_net.net"]),
+        probe_read(seen("ifindex"), 4, START, offsets["net_device.ifindex"]),
+        probe_read(seen("device"), 16, START, offsets["net_device.name"]),
+        probe_read(R10 + SCRATCH, 8, START, offsets["net_device.nd_net.net"]),
         load(DOUBLE, START, R10 + SCRATCH),
-        probe_read(RECORD + PLACES["netns"], 4, START, offsets["net.ns.inum"]),
-        call(Helper.RINGBUF_OUTPUT, "seen", R10 + RECORD, SEEN_SIZE, 0),
+        probe_read(seen("netns"), 4, START, offsets["net.ns.inum"]),
+        call(Helper.RINGBUF_OUTPUT, "seen", RECORD + 0, SEEN_SIZE, 0),
     ]
 
 
@@ -304,6 +317,7 @@ def _arguments(kind: Kind) -> list[Block]:
     """Write where the packet ended, and why: further arguments of those tracepoints."""
     blocks: list[Block] = [store(DOUBLE, seen("location"), 0), store(WORD, seen("reason"), 0)]
     if kind is Kind.DROPPED:  # consume_skb says where only since Linux 6.3
-        blocks += [load(DOUBLE, R1, CONTEXT + 8), store(DOUBLE, seen("location"), R1)]
-        blocks += [load(DOUBLE, R1, CONTEXT + 16), store(WORD, seen("reason"), R1)]
+        blocks += [load(DOUBLE, R2, R10 + CONTEXT_AT)]
+        blocks += [load(DOUBLE, R1, R2 + 8), store(DOUBLE, seen("location"), R1)]
+        blocks += [load(DOUBLE, R1, R2 + 16), store(WORD, seen("reason"), R1)]
     return blocks

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -17,7 +16,6 @@ from netlab.bpf import btf
 from netlab.bpf.encoded import Encoded
 from netlab.bpf.loader import Map, MapType, ProgramType, attach_raw_tracepoint, load
 from netlab.bpf.ring import Ring
-from netlab.errors import KernelError
 from netlab.trace.headers import Ports
 from netlab.trace.kept import kept_programs
 from netlab.trace.layout import (
@@ -27,6 +25,7 @@ from netlab.trace.layout import (
     MEMBERS,
     MOST_FLOWS,
     MOST_SOURCES,
+    RECORD_SIZE,
     VALUE_SIZE,
     Target,
 )
@@ -57,12 +56,17 @@ class Watch:
             maps["cookie"][bytes(4)] = target.cookie + following(target.cookie)
             self._seen = self._stack.enter_context(Ring("seen", size=RING))
             maps["seen"] = self._seen
-            loaded = _load_all(kept_programs(layout.offsets, target), maps)
-            for descriptor in loaded.values():
-                self._stack.callback(os.close, descriptor)
-            for name, descriptor in loaded.items():
-                self._stack.callback(os.close, attach_raw_tracepoint(descriptor, name))
+            for name, program in kept_programs(layout.offsets, target).items():
+                self._attach(name, program)
             self._stack = self._stack.pop_all()  # all went well: they stay until `close`
+
+    def _attach(self, name: str, program: Encoded) -> None:
+        """Have a program run at the tracepoint of that name."""
+        record = self._stack.enter_context(_one_for_each_cpu("record", RECORD_SIZE))
+        maps = {**self._maps, "record": record}
+        loaded = load(program, ProgramType.RAW_TRACEPOINT, name=name, maps=maps, licence="GPL")
+        self._stack.callback(os.close, loaded)
+        self._stack.callback(os.close, attach_raw_tracepoint(loaded, name))
 
     def follow(self, sources: Iterable[int]) -> None:
         """Take up, from now on, the first packet that the filter lets pass in one of these namespaces, by inode."""
@@ -87,29 +91,6 @@ class Watch:
         self.close()
 
 
-def _load_all(programs: Mapping[str, Encoded], maps: Mapping[str, Map]) -> dict[str, int]:
-    """Have the kernel check all programs at the same time, which takes it longest; return their descriptors."""
-    loaded: dict[str, int] = {}
-    failures: list[KernelError] = []
-
-    def one(name: str) -> None:
-        try:
-            loaded[name] = load(programs[name], ProgramType.RAW_TRACEPOINT, name=name, maps=maps, licence="GPL")
-        except KernelError as exc:
-            failures.append(exc)
-
-    threads = [threading.Thread(target=one, args=(name,)) for name in programs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        for descriptor in loaded.values():
-            os.close(descriptor)
-        raise failures[0]
-    return loaded
-
-
 def _maps(target: Target) -> dict[str, Map]:
     """Make what programs and Python share."""
     found = {
@@ -124,9 +105,14 @@ def _maps(target: Target) -> dict[str, Map]:
         found |= {
             "budget": Map("budget", MapType.ARRAY, key_size=4, value_size=4, entries=1),
             "sources": Map("sources", MapType.HASH, key_size=4, value_size=4, entries=MOST_SOURCES, preallocated=True),
-            "filtered": Map("filtered", MapType.PERCPU_ARRAY, key_size=4, value_size=FILTERED_SIZE, entries=1),
+            "filtered": _one_for_each_cpu("filtered", FILTERED_SIZE),
         }
     return found
+
+
+def _one_for_each_cpu(name: str, size: int) -> Map:
+    """Make a map of one value for each processor, for what a program works on."""
+    return Map(name, MapType.PERCPU_ARRAY, key_size=4, value_size=size, entries=1)
 
 
 def _known(name: str, key_size: int, kind: MapType = MapType.HASH) -> Map:
