@@ -106,8 +106,7 @@ def find_known(lab: FoundLab, service: str, namespace: str) -> Known:
     from netlab.codec import from_json
     from netlab.control import protocol
     from netlab.errors import NetlabError
-    from netlab.explain.question import declared
-    from netlab.service.known import Known
+    from netlab.service.known import Known, declared
 
     try:
         answer = protocol.ask(lab.name, {"verb": "service", "namespace": namespace, "name": service})

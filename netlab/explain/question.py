@@ -31,12 +31,6 @@ class Question:
     known: Known
 
 
-def declared(topology: Topology, service: str, namespace: str) -> Known:
-    """Return what a topology says of a Service."""
-    held = {one.key: one for one in topology.services}
-    return Known(held.get((namespace, service)), names=tuple(held))
-
-
 def ask(
     topology: Topology,
     snapshot: Snapshot,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netlab.service.model import ServicePort
+from netlab.topology.model import Topology
 from netlab.topology.service import Service
 
 
@@ -20,3 +21,9 @@ class Known:
     ports: tuple[ServicePort, ...] = ()
     endpoints: tuple[str, ...] = ()
     names: tuple[tuple[str, str], ...] = ()
+
+
+def declared(topology: Topology, service: str, namespace: str) -> Known:
+    """Return what a topology says of a Service."""
+    held = {one.key: one for one in topology.services}
+    return Known(held.get((namespace, service)), names=tuple(held))
