@@ -12,7 +12,6 @@ share one set of names, because `netlab exec NAME` takes any of them.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import NamedTuple
 
@@ -55,6 +54,8 @@ def find_owner(netns_name: str) -> Owner | None:
 
 def short_hash(*parts: str, digits: int = 8) -> str:
     """Return stable hexadecimal digits for the given parts."""
+    import hashlib  # brings OpenSSL, which takes 4 ms to load
+
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:digits]
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
@@ -82,9 +81,9 @@ Buffer = ctypes.Array[ctypes.c_char]
 
 def bpf(command: Command, attributes: bytes | Buffer) -> int:
     """Call bpf(2) and return its answer; some commands write into a buffer. Raises OSError."""
-    number = BPF_SYSCALL.get(platform.machine())
+    number = BPF_SYSCALL.get(os.uname().machine)
     if number is None:
-        raise OSError(errno.ENOSYS, f"the number of bpf(2) on {platform.machine()} is not known")
+        raise OSError(errno.ENOSYS, f"the number of bpf(2) on {os.uname().machine} is not known")
     return netns.syscall("syscall", ctypes.c_long(number), int(command), attributes, len(attributes))
 
 

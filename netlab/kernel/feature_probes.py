@@ -10,7 +10,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import platform
 import resource
 import shutil
 import socket
@@ -64,7 +63,7 @@ def has_module(listing: str, module: str) -> bool:
 
 @cache
 def _installed_modules() -> str:
-    return _read(f"/lib/modules/{platform.release()}/modules.dep")
+    return _read(f"/lib/modules/{os.uname().release}/modules.dep")
 
 
 def _read(file: str) -> str:
@@ -276,9 +275,9 @@ def user_namespaces() -> Finding:
 
 def ebpf() -> Finding:
     """Probe whether eBPF programs for tracepoints can be loaded, and whether the kernel describes its structures."""
-    number = BPF_SYSCALL.get(platform.machine())
+    number = BPF_SYSCALL.get(os.uname().machine)
     if number is None:
-        return Finding(False, f"netlab does not know bpf(2) on {platform.machine()}")
+        return Finding(False, f"netlab does not know bpf(2) on {os.uname().machine}")
     if not os.path.exists("/sys/kernel/btf/vmlinux"):
         return Finding(False, "there is no /sys/kernel/btf/vmlinux")
     program, licence = ctypes.create_string_buffer(RETURN_ZERO), ctypes.create_string_buffer(b"GPL")

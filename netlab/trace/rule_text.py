@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from netlab.trace.hits import Hit
 
-Run = Callable[[Sequence[str]], str]  # a program in a namespace; what it printed
+Argv = tuple[str, ...]
+Run = Callable[[Argv], str]  # a program in a namespace; what it printed
 FindHandles = Callable[[str, str, str], Sequence[int]]  # of a chain's rules, by family, table and chain
 Place = tuple[str, str, str]  # family, table, chain
 IPTABLES = {"ip": "iptables", "ip6": "ip6tables"}
@@ -49,15 +50,33 @@ class Texts:
 
     def _list(self, place: Place) -> Mapping[int, str]:
         if place not in self._listed:
-            self._listed[place] = handled(self._run(["nft", "-a", "list", "chain", *place]))
+            self._listed[place] = handled(self._run(_list_argv(place)))
         return self._listed[place]
 
     def _save(self, variant: str, family: str, table: str) -> Mapping[str, list[str]]:
         program = _save_program(variant, family)
         if (program, table) not in self._saved:
-            listing = self._run([program, "-t", table])
+            listing = self._run(_save_argv(program, table))
             self._saved[program, table], self._policies[program, table] = saved(listing), policies(listing)
         return self._saved[program, table]
+
+
+def listing_of(hit: Hit) -> Argv:
+    """Return the program whose listing has the text of a rule; it may turn out that another is needed too."""
+    family, table, _ = hit.place
+    if hit.number:
+        return _save_argv(_save_program("legacy", family), table)
+    if family in IPTABLES and table in TABLES:
+        return _save_argv(_save_program("nft", family), table)
+    return _list_argv(hit.place)
+
+
+def _save_argv(program: str, table: str) -> Argv:
+    return (program, "-t", table)
+
+
+def _list_argv(place: Place) -> Argv:
+    return ("nft", "-a", "list", "chain", *place)
 
 
 def handled(listing: str) -> dict[int, str]:

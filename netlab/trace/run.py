@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -13,7 +13,7 @@ from netlab.kernel import netns
 from netlab.kernel.lookup import KernelTables
 from netlab.kernel.symbols import Symbols
 from netlab.kernel.tool import Call, start
-from netlab.trace.attach import attach_connections, attach_rules
+from netlab.trace.attach import FindText, attach_connections, attach_rules
 from netlab.trace.collect import Collected, Mechanism, collect
 from netlab.trace.compare import differences
 from netlab.trace.connections import Connection
@@ -29,7 +29,7 @@ from netlab.trace.netfilter_watch import Report, open_rules, rule_handles
 from netlab.trace.places import find_places
 from netlab.trace.probe import Reply
 from netlab.trace.question import Question
-from netlab.trace.rule_text import Texts
+from netlab.trace.rule_text import Argv, Texts, listing_of
 from netlab.trace.sighting import Sighting
 from netlab.trace.tables import Tables
 from netlab.trace.verdict import judge
@@ -75,7 +75,8 @@ def understand(lab: FoundLab, question: Question, found: Collected, *, is_new: b
     ways = _ways(journeys, tables, places, found.reasons, symbols)
     ways = tuple(_since_sending(way, question) if way.role is Role.PROBE else way for way in ways)
     with ExitStack() as stack:
-        ways = attach_rules(ways, _sections(found.reports), _find_text(stack))
+        met = _sections(found.reports)
+        ways = attach_rules(ways, met, _find_text(met, stack))
     ways = tuple(name_rule(way) for way in ways)
     connections = [(one.namespace, one.what) for one in found.reports if isinstance(one.what, Connection)]
     ways = attach_connections(ways, connections)
@@ -166,13 +167,17 @@ def _sections(reports: Iterable[Report]) -> list[Section]:
     return [section for name, hits in found.items() for section in sections(name, hits)]
 
 
-def _find_text(stack: ExitStack) -> Callable[[str, Hit], str]:
-    """Return what finds a rule's text, reading each namespace's rules when they are first asked for."""
+def _find_text(sections: Iterable[Section], stack: ExitStack) -> FindText:
+    """Return what finds a rule's text. All listings that are needed are asked for at once, in all namespaces."""
+    wanted = {(section.namespace, listing_of(hit)) for section in sections for hit in section.hits}
+    started = {(name, argv): netns.call(name, start, Call(name, argv, "")) for name, argv in sorted(wanted)}
+    for process in started.values():
+        stack.enter_context(process)  # which ends it, if nobody asks for what it lists
     texts: dict[str, Texts] = {}
 
-    def run(name: str, argv: Sequence[str]) -> str:
-        output, _ = netns.call(name, start, Call(name, tuple(argv), "")).communicate()
-        return output
+    def run(name: str, argv: Argv) -> str:
+        process = started.pop((name, argv), None) or netns.call(name, start, Call(name, argv, ""))
+        return process.communicate()[0]
 
     def find(name: str, hit: Hit) -> str:
         if name not in texts:
