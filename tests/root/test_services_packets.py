@@ -13,8 +13,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from netlab.topology.pod import Container, ContainerPort, Pod
-from netlab.topology.service import Policy, Port, Service, ServiceType
+from netlab.topology.pod import Container, ContainerPort, Pod, Probe
+from netlab.topology.service import EndpointSlice, Policy, Port, Service, ServiceType, SliceEndpoint, SlicePort
 from tests.root.service_lab import DROPPED, REFUSED, SILENCE, TCP, UDP, Reply, ServiceLab, running
 
 pytestmark = pytest.mark.root
@@ -54,7 +54,36 @@ BALANCED = replace(
 )
 EXTERNAL = replace(PLAIN, name="external", ports=(Port(80),), external_ips=(ip_address("198.51.100.9"),))
 LOCAL = replace(BALANCED, name="local", load_balancer_ip=ip_address("203.0.113.8"), external_policy=Policy.LOCAL)
+OPEN = replace(BALANCED, name="open", load_balancer_ip=ip_address("203.0.113.9"), source_ranges=())
+EMPTY = replace(
+    OPEN,
+    name="empty",
+    selector=(("app", "nobody"),),
+    load_balancer_ip=ip_address("203.0.113.10"),
+    external_ips=(ip_address("198.51.100.12"),),
+)
+STICKY_PORT = replace(STICKY, name="sticky-port", type=ServiceType.NODE_PORT, ports=(Port(80, node_port=30083),))
+STICKY_UDP = replace(STICKY, name="sticky-udp", ports=(Port(80, "udp", UDP),))
+EXTERNAL_LOCAL = replace(
+    EXTERNAL,
+    name="external-local",
+    external_policy=Policy.LOCAL,
+    external_ips=(ip_address("198.51.100.10"), ip_address("198.51.100.11")),
+)
+BY_HAND = Service("by-hand", ports=(Port(80),))
+SICK = replace(WEB_1, name="sick", labels=(("app", "sick"),))
+UNREADY = replace(PLAIN, name="unready", selector=SICK.labels, ports=(Port(80),))
+ANYBODY = replace(UNREADY, name="anybody", publish_not_ready=True)
 SERVICES = (PLAIN, LOCAL, NODE_PORT, LOCAL_PORT, INSIDE, NOBODY, STICKY, BALANCED, EXTERNAL)
+SERVICES += (OPEN, EMPTY, STICKY_PORT, STICKY_UDP, EXTERNAL_LOCAL, BY_HAND, UNREADY, ANYBODY)
+WAY_OUT = "ip link add out0 type bridge; ip link set out0 up; ip route add 198.51.100.0/24 dev out0"
+ROUTES = {  # of the machine outside
+    "198.51.100.9": "n3",
+    "198.51.100.10": "n1",
+    "198.51.100.11": "n3",
+    "198.51.100.12": "n3",
+    "10.96.0.0/16": "n3",
+}
 BRIDGE = {"n1": "10.244.1.1", "n2": "10.244.2.1"}  # cni0
 TUNNEL = {"n1": "10.244.1.0", "n2": "10.244.2.0", "n3": "10.244.3.0"}  # flannel.1
 HOME = {"web-1": "n1", "web-2": "n2"}
@@ -66,12 +95,23 @@ def services(request: pytest.FixtureRequest) -> Iterator[ServiceLab]:
     if mode == "ipvs":
         request.getfixturevalue("ipvs")
     with running(TOPOLOGY.format(mode=mode), f"svc-{mode}", mode) as found:
-        found.apply(WEB_1, WEB_2, *SERVICES)
+        sick = replace(SERVER, readiness=Probe(command=("false",)))
+        found.apply(WEB_1, WEB_2, replace(SICK, containers=(sick,)), *SERVICES)
         found.wait_for_endpoints("plain", 2)
-        for network, node in (("198.51.100.9", "n3"), ("10.96.0.0/16", "n3")):
+        found.apply(slice_of(found, "web-2"))
+        found.wait_for_endpoints("by-hand", 1)
+        for network, node in ROUTES.items():
             route = ["ip", "route", "add", network, "via", found.lab.address(node)]
             assert found.lab.exec("ext1", route).returncode == 0
+        for node in ("n1", "n2", "n3"):  # elsewhere they have a default route, by another device
+            assert found.lab.exec(node, ["sh", "-ec", WAY_OUT]).returncode == 0
         yield found
+
+
+def slice_of(services: ServiceLab, pod: str) -> EndpointSlice:
+    """Return endpoints as somebody would write them down for a Service without selector."""
+    address = ip_address(services.lab.address(pod))
+    return EndpointSlice("by-hand-1", "by-hand", endpoints=(SliceEndpoint((address,)),), ports=(SlicePort(80),))
 
 
 def masqueraded(node: str) -> set[Reply | str]:
@@ -128,6 +168,21 @@ def test_affinity_stays_with_one_pod(services: ServiceLab, client: str) -> None:
     assert len(services.ask_often(client, services.cluster_ip("sticky"))) == 1
 
 
+def test_affinity_of_datagrams(services: ServiceLab) -> None:
+    assert len(services.ask_often("far", services.cluster_ip("sticky-udp"), 80, UDP)) == 1
+
+
+@pytest.mark.parametrize("client", ["near", "n3", "ext1"])
+def test_a_service_without_selector_goes_where_its_slice_says(services: ServiceLab, client: str) -> None:
+    expected = unchanged(services, client, "web-2") if client == "near" else {Reply("web-2", TUNNEL["n3"])}
+    assert services.ask_often(client, services.cluster_ip("by-hand")) == expected
+
+
+def test_a_pod_that_is_not_ready_is_nobodys_endpoint_but_where_that_does_not_count(services: ServiceLab) -> None:
+    assert services.ask("far", services.cluster_ip("unready")) == REFUSED
+    assert services.ask_often("far", services.cluster_ip("anybody")) == unchanged(services, "far", "sick")
+
+
 def test_udp_goes_the_same_ways(services: ServiceLab) -> None:
     assert services.ask("near", services.cluster_ip("plain"), 80, UDP) in unchanged(services, "near")
     assert services.ask("ext1", services.lab.address("n3"), 30080, UDP) in masqueraded("n3")
@@ -167,6 +222,14 @@ def test_a_pod_of_the_node_reaches_a_local_node_port_as_itself(services: Service
     assert services.ask_often("far", services.lab.address("n3"), 30081) == unchanged(services, "far")
 
 
+def test_a_pod_that_is_answered_by_itself_through_a_node_port_sees_its_node(services: ServiceLab) -> None:
+    assert services.ask_often("web-1", services.lab.address("n1"), 30080) == masqueraded("n1")
+
+
+def test_affinity_of_a_node_port(services: ServiceLab) -> None:
+    assert len(services.ask_often("ext1", services.lab.address("n3"), 30083)) == 1
+
+
 def test_nobody_behind_a_node_port_refuses(services: ServiceLab) -> None:
     assert services.ask("ext1", services.lab.address("n1"), 30082) == REFUSED
 
@@ -198,6 +261,27 @@ def test_source_ranges_keep_others_out(services: ServiceLab) -> None:
 def test_source_ranges_do_not_hold_for_the_node_port(services: ServiceLab) -> None:
     port = int(services.get("services", "balanced")["ports"].partition(":")[2].partition("/")[0])
     assert services.ask_often("far", services.lab.address("n1"), port) == masqueraded("n1")
+
+
+def test_a_pod_that_is_answered_by_itself_through_a_load_balancers_address(services: ServiceLab) -> None:
+    assert services.ask_often("web-1", "203.0.113.9") == masqueraded("n1")
+
+
+@pytest.mark.parametrize(
+    ("client", "address"), [("ext1", "203.0.113.10"), ("ext1", "198.51.100.12"), ("near", "198.51.100.12")]
+)
+def test_nobody_behind_an_address_from_outside_refuses(services: ServiceLab, client: str, address: str) -> None:
+    assert services.ask(client, address) == REFUSED
+
+
+def test_an_external_ip_of_policy_local(services: ServiceLab) -> None:
+    assert services.ask_often("ext1", "198.51.100.10") == unchanged(services, "ext1", "web-1")
+    found = services.ask("ext1", "198.51.100.11", patience=SILENCE)
+    if services.mode == "ipvs":  # it takes any endpoint then
+        assert found in masqueraded("n3")
+    else:
+        assert found == DROPPED
+    assert services.ask_often("near", "198.51.100.10") == unchanged(services, "near")  # a pod's are the cluster's own
 
 
 @pytest.mark.parametrize(("client", "node"), [("ext1", "n3"), ("near", "n1")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from netlab import names
 from netlab.control.protocol import ask
 from netlab.errors import NetlabError, UsageError
 from netlab.kernel import netns
+from netlab.manifest.read import read as read_manifests
 from netlab.manifest.values import MANIFEST
 from netlab.topology.pod import (
     SYSTEM,
@@ -30,7 +32,7 @@ from netlab.topology.pod import (
     Workload,
     WorkloadKind,
 )
-from netlab.topology.service import Port, Service
+from netlab.topology.service import Port, Service, ServiceType
 from tests.root.service_lab import Reply, ServiceLab, running
 from tests.waiting import until
 
@@ -69,16 +71,16 @@ def pods_of(lab: ServiceLab, workload: Workload) -> list[str]:
 class SteadyClient:
     """Connects to a Service again and again, and counts who answered and how often nobody did."""
 
-    def __init__(self, lab: ServiceLab, address: str) -> None:
+    def __init__(self, lab: ServiceLab, member: str, address: tuple[str, int]) -> None:
         self.answers: Counter[Reply | str] = Counter()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(lab.lab.netns("client"), address))
+        self._thread = threading.Thread(target=self._run, args=(lab.lab.netns(member), address))
 
-    def _run(self, namespace: str, address: str) -> None:
+    def _run(self, namespace: str, address: tuple[str, int]) -> None:
         netns.enter(namespace)
         while not self._stop.is_set():
             try:
-                with socket.create_connection((address, 80), timeout=3.0) as connection:
+                with socket.create_connection(address, timeout=3.0) as connection:
                     connection.sendall(b"GET /hostname HTTP/1.0\r\n\r\n")
                     said = b""
                     while more := connection.recv(4096):
@@ -97,22 +99,50 @@ class SteadyClient:
         self._thread.join()
 
 
-def test_a_rolling_update_loses_no_connection(lab: ServiceLab) -> None:
-    lab.apply(SERVICE, DEPLOYMENT)
-    rolled_out(lab, DEPLOYMENT)
-    lab.wait_for_endpoints("web", 3)
-    before = pods_of(lab, DEPLOYMENT)
-    updated = replace(DEPLOYMENT, template=replace(DEPLOYMENT.template, containers=(SECOND,)))
-    with SteadyClient(lab, lab.cluster_ip("web")) as client:
-        assert lab.apply(updated) == ["deployment/web configured"]
-        rolled_out(lab, updated)
-    after = pods_of(lab, updated)
+@pytest.mark.parametrize("mode", ["iptables", "nftables", "ipvs"])
+def test_a_rolling_update_loses_no_connection(mode: str, request: pytest.FixtureRequest) -> None:
+    """Neither one of a pod to the cluster IP, nor one from outside to a node port."""
+    if mode == "ipvs":
+        request.getfixturevalue("ipvs")
+    with running(f"proxy: {mode}\nexternal: [outside]\n{TOPOLOGY}", f"roll-{mode}", mode) as lab:
+        node_port = replace(SERVICE, type=ServiceType.NODE_PORT, ports=(Port(80, node_port=30080),))
+        lab.apply(node_port, DEPLOYMENT)
+        rolled_out(lab, DEPLOYMENT)
+        lab.wait_for_endpoints("web", 3)
+        before = pods_of(lab, DEPLOYMENT)
+        updated = replace(DEPLOYMENT, template=replace(DEPLOYMENT.template, containers=(SECOND,)))
+        inside = SteadyClient(lab, "client", (lab.cluster_ip("web"), 80))
+        outside = SteadyClient(lab, "outside", (lab.lab.address("n2"), 30080))
+        with inside, outside:
+            assert lab.apply(updated) == ["deployment/web configured"]
+            rolled_out(lab, updated)
+        after = pods_of(lab, updated)
     assert len(after) == 3
     assert not set(before) & set(after)
-    assert {name for name in client.answers if name not in {*before, *after}} == set()
-    assert client.answers.total() > 100
-    assert set(client.answers) & set(before)
-    assert set(client.answers) & set(after)
+    for client in (inside, outside):
+        assert {name for name in client.answers if name not in {*before, *after}} == set()
+        assert client.answers.total() > 100
+        assert set(client.answers) & set(before)
+        assert set(client.answers) & set(after)
+
+
+def test_a_pod_finds_its_name_address_and_node_in_its_environment(lab: ServiceLab) -> None:
+    """As a manifest asks for them by fieldRef: what the process itself was given."""
+    fields = {"NAME": "metadata.name", "IP": "status.podIP", "NODE": "spec.nodeName", "NAMESPACE": "metadata.namespace"}
+    wanted = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
+    container = {"name": "show", "command": ["sh", "-c", "env; exec sleep 1000"], "env": wanted}
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "shows"},
+        "spec": {"nodeName": "n2", "containers": [container]},
+    }
+    found = read_manifests(json.dumps(manifest))
+    lab.apply(*(declared.value for declared in found.pods))
+    wait_until(lambda: any(line.startswith("NAME=") for line in lab.lab.log_lines("shows", "show")))
+    said = dict(line.partition("=")[::2] for line in lab.lab.log_lines("shows", "show"))
+    expected = {"NAME": "shows", "IP": lab.lab.address("shows"), "NODE": "n2", "NAMESPACE": "default"}
+    assert {name: said[name] for name in fields} == expected
 
 
 def test_scaling_makes_and_ends_pods(lab: ServiceLab) -> None:
