@@ -84,35 +84,16 @@ class Api:
             check(workload)
         for pod in pods:
             self._require_room(pod)
-        outcomes = self._apply_services(services)
-        outcomes += [
-            self._keep(workload, _name(workload), self._plane.registry.journal.workloads) for workload in workloads
-        ]
+        self._plane.registry.set_services(services)
+        journal = self._plane.registry.journal
+        outcomes = [self._keep(service, f"service/{service.name}", journal.services) for service in services]
+        outcomes += [self._keep(workload, _name(workload), journal.workloads) for workload in workloads]
         for written in slices:
-            outcomes.append(self._keep(written, f"endpointslice/{written.name}", self._plane.registry.journal.slices))
+            outcomes.append(self._keep(written, f"endpointslice/{written.name}", journal.slices))
             self._plane.registry.set_slice(written)
         outcomes += [self._apply_pod(pod) for pod in pods]
         await self._plane.settled()
         return {"outcomes": outcomes}
-
-    def _apply_services(self, services: list[Service]) -> list[str]:
-        """Take Services; when one cannot be, those before it are put back. Raises PlanError."""
-        done: list[tuple[Service, Service | None]] = []
-        journal = self._plane.registry.journal
-        try:
-            for service in services:
-                before = journal.services.get(service.key)
-                if before != service:
-                    self._plane.registry.set_service(service)
-                done.append((service, before))
-        except NetlabError:
-            for service, before in done:
-                if before is None:
-                    self._plane.registry.forget_service(service.key)
-                elif before != service:
-                    self._plane.registry.set_service(before)
-            raise
-        return [self._keep(service, f"service/{service.name}", journal.services) for service, _ in done]
 
     def _keep(self, value: Any, name: str, known: Mapping[Any, Any]) -> str:
         before = known.get(value.key)

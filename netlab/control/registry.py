@@ -14,6 +14,7 @@ from netlab.controllers.backends import Backend, dns_service, service_ports
 from netlab.controllers.endpoints import Endpoints
 from netlab.controllers.state import Key, PodState
 from netlab.dns.records import Service as Record
+from netlab.errors import PlanError
 from netlab.folder import LabFolder
 from netlab.kernel import netns
 from netlab.proxy.proxier import NodeTarget, Options
@@ -81,6 +82,27 @@ class Registry:
         allocation = self.allocator.update(service)
         self._know(service)
         return allocation
+
+    def set_services(self, services: Iterable[Service]) -> None:
+        """Take new or changed Services, all or none. Raises PlanError; then everything is what it was."""
+        done: list[tuple[Key, Service | None, Allocation]] = []
+        try:
+            for service in services:
+                before = self.services.get(service.key), self.allocation(service.key)
+                if before[0] != service:
+                    self.set_service(service)
+                    done.append((service.key, *before))
+        except PlanError:
+            for key, value, allocation in reversed(done):  # so each finds free what it had
+                self._put_back(key, value, allocation)
+            raise
+
+    def _put_back(self, key: Key, service: Service | None, allocation: Allocation) -> None:
+        if service is None:
+            self.forget_service(key)
+        else:
+            self.allocator.reinstate(service, allocation)
+            self._know(service)
 
     def _know(self, service: Service) -> None:
         allocation = self.allocator.allocations[service.key]

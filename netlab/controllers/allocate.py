@@ -125,6 +125,13 @@ class Allocator:
             raise
         return self.allocations[service.key]
 
+    def reinstate(self, service: Service, allocation: Allocation) -> None:
+        """Give a Service exactly what it had before a change that is taken back; what others got since goes first."""
+        self._free(self.allocations.get(service.key, NOTHING))
+        self._take_again(allocation, service.key)
+        self.allocations[service.key] = allocation
+        self._ports[service.key] = service.ports
+
     def remove(self, key: Key) -> None:
         """Take back what a Service has."""
         self._ports.pop(key, None)

@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from netlab.codec import to_json
+from netlab.control.protocol import ask
+from netlab.errors import NetlabError
+from netlab.topology.service import Port, Service, ServiceType
 from tests.waiting import until
 
 pytestmark = pytest.mark.root
@@ -239,6 +243,17 @@ def test_what_is_in_conflict_with_the_lab_is_told_and_nothing_is_applied(web: Sh
     assert "clash.yaml:18:14: spec.clusterIP: 10.97.0.1 is not in the serviceCIDR 10.96.0.0/16" in done.stderr
     assert "good" not in web.names("services")
     assert web("apply", "-f", "clash.yaml", "--dry-run").returncode == 2
+
+
+def test_what_the_control_plane_refuses_changes_nothing(web: Shell) -> None:
+    """The last of several Services cannot be: those before it have what they had."""
+    before = web("get", "svc", "-o", "json").stdout
+    plain = Service("web", ports=(Port(80),), selector=(("app", "web"),), headless=True)
+    impossible = Service("bad", ports=(Port(80, node_port=1),), type=ServiceType.NODE_PORT)
+    services = [to_json(service) for service in (plain, Service("new", ports=(Port(80),)), impossible)]
+    with pytest.raises(NetlabError, match="nodePort 1: node ports are 30000 to 32767"):
+        ask("obj", {"verb": "apply", "services": services})
+    assert web("get", "svc", "-o", "json").stdout == before
 
 
 def test_two_files_are_one_whole(shell: Shell) -> None:
