@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from netlab.topology.pod import Container, ContainerPort, Pod
-from netlab.topology.service import Port, Service, ServiceType
+from netlab.topology.service import Policy, Port, Service, ServiceType
 from tests.root.ready import wait_until_ready
-from tests.root.service_lab import REFUSED, TCP, UDP, Reply, ServiceLab, running
+from tests.root.service_lab import DROPPED, REFUSED, SILENCE, TCP, UDP, Reply, ServiceLab, running
 
 pytestmark = pytest.mark.root
 
@@ -35,6 +36,17 @@ DUAL = Service("dual", type=ServiceType.NODE_PORT, selector=WEB, ports=PORTS, du
 SIX = Service("six", selector=WEB, ports=(Port(80),), ip_families=(6,))
 NOBODY = Service("nobody", selector=(("app", "nobody"),), ports=(Port(80),), dual_stack=True)
 HEADLESS = replace(SIX, name="headless", headless=True, ip_families=(), dual_stack=True)
+LOCAL = replace(DUAL, name="local", ports=(Port(80, node_port=30081),), external_policy=Policy.LOCAL)
+BALANCED = replace(
+    DUAL,
+    name="balanced",
+    type=ServiceType.LOAD_BALANCER,
+    ports=(Port(80),),
+    ip_families=(6,),
+    dual_stack=False,
+    load_balancer_ip=ip_address("2001:db8:113::7"),
+    source_ranges=(ip_network("fd00:172:18::/64"),),
+)
 BRIDGE = {4: "10.244.1.1", 6: "fd00:10:244:1::1"}  # cni0 of n1
 TUNNEL = {4: "10.244.1.0", 6: "fd00:10:244:1::"}  # flannel.1 and flannel-v6.1 of n1
 
@@ -45,7 +57,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[ServiceLab]:
     if mode == "ipvs":
         request.getfixturevalue("ipvs")
     with running(TOPOLOGY.format(mode=mode), f"dual-{mode}", mode) as found:
-        found.apply(*PODS, DUAL, SIX, NOBODY, HEADLESS)
+        found.apply(*PODS, DUAL, SIX, NOBODY, HEADLESS, LOCAL, BALANCED)
         found.wait_for_endpoints("dual", 2)
         wait_until_ready(found.lab.netns(member) for member in ("n1", "n2", "near", "web-1", "web-2", "ext1"))
         yield found
@@ -83,6 +95,19 @@ def test_a_node_is_masqueraded(lab: ServiceLab, version: int) -> None:
 def test_a_node_port_is_open_in_both_versions(lab: ServiceLab, version: int) -> None:
     assert lab.ask_often("ext1", address(lab, "n1", version), 30080) == masqueraded(version)
     assert lab.ask("ext1", address(lab, "n1", version), 30080, UDP) in masqueraded(version)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_local_node_port_keeps_the_source(lab: ServiceLab, version: int) -> None:
+    own = address(lab, "ext1", version)
+    assert lab.ask_often("ext1", address(lab, "n1", version), 30081) == {Reply("web-1", own)}
+
+
+def test_source_ranges_of_ipv6(lab: ServiceLab) -> None:
+    """Machines of the underlay are in the range, pods are not."""
+    found = lab.ask_often("ext1", "2001:db8:113::7")
+    assert {answer.pod for answer in found if isinstance(answer, Reply)} == {"web-1", "web-2"}
+    assert lab.ask("near", "2001:db8:113::7", patience=SILENCE) == DROPPED
 
 
 @pytest.mark.parametrize("version", [4, 6])
