@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_services(commands.choices["services"], services.SIZES)
     ends = commands.choices["services"]
     ends.add_argument("--endpoints", type=_sizes, default=services.ENDPOINTS, help="of each service: 2,10")
+    ends.add_argument("--bound", type=float, default=services.BOUND, help="seconds that a tool may take (default 60)")
     _add_datapath(commands.choices["datapath"])
     _add_services(commands.choices["first-packet"], first_packet.SIZES)
     _add_files(commands.choices["first-packet"])

@@ -40,5 +40,5 @@ def words(command: str, options: Mapping[str, Any], *, figures: bool) -> list[st
     found = [command, "--rounds", str(options["rounds"]), "--seed", str(options["seed"])]
     found += ["-n", ",".join(map(str, options["sizes"])), "--variants", ",".join(options["variants"])]
     if "endpoints" in options:
-        found += ["--endpoints", ",".join(map(str, options["endpoints"]))]
+        found += ["--endpoints", ",".join(map(str, options["endpoints"])), "--bound", str(options["bound"])]
     return [*found, "--json", FIGURES] if figures else found

@@ -20,16 +20,17 @@ from tests.bench.report import ratio, spread, table
 SIZES = (1000, 5000, 10000)  # services
 ENDPOINTS = (2, 10)  # of each
 LIMIT = 1.5  # of the bare tool's time
-BOUND = 60.0  # seconds: a size whose text takes a tool longer is left out
+BOUND = 60.0  # seconds: a size whose text takes a tool longer is left out, unless asked for
 GROWTH = {"ipvs": 1}  # with which power of the chains a tool's time may grow; 2 in the other modes
 CHANGES = 5
-KINDS = ("bare cpu", "full cpu", "own", "tool", "whole", "bytes")
+KINDS = ("bare cpu", "full cpu", "own", "tool", "whole", "bytes", "new own", "new bytes")
 NODE = ProxyNode("n1", (IPv4Address("172.18.0.2"),), IPv4Network("10.0.0.0/8"))
 HERE = "nl-bench-services"
 LEGEND = f"""\
 full: a node without rules gets all of them; ratio: to the bare tool with the same text, limit {LIMIT}
 CPU ratio: the same of the processor time of both processes, which neighbours do not disturb
 change: an endpoint of one service goes or comes; own: until the text is ready; tool: the bare tool with that text
+new: a service comes; iptables' rules that lead to services stand in one chain, which is written whole
 ipvs: the bare tools are ipset, {modes.IPTABLES}-restore, ipvsadm and ip, each with its part"""
 
 
@@ -46,23 +47,26 @@ class Case(NamedTuple):
         return self.services * (1 + self.endpoints)
 
 
-def main(rounds: int, seed: int, sizes: Sequence[int], variants: Sequence[str], endpoints: Sequence[int]) -> None:
-    """Measure every case and print a table."""
+def main(
+    rounds: int, seed: int, sizes: Sequence[int], variants: Sequence[str], endpoints: Sequence[int], bound: float
+) -> None:
+    """Measure every case and print a table. `bound`: seconds that a tool may take for a text."""
     print(f"# bench services, {rounds} rounds, seed {seed}\n{machine.describe()}\n{LEGEND}\n")
     left_out = {variant: why for variant in variants if (why := modes.missing(variant) or bare_tools.missing(variant))}
     rows = []
     for variant in (variant for variant in variants if variant not in left_out):
         slowest = Case(variant, 0, 0), 0.0
         for case in sorted((Case(variant, size, ends) for size in sizes for ends in endpoints), key=lambda c: c.chains):
-            if slowest[1] * (case.chains / max(slowest[0].chains, 1)) ** GROWTH.get(variant, 2) > BOUND:
-                rows.append([*map(str, case), f"left out: over {BOUND:g} s", *[""] * 7])
+            if slowest[1] * (case.chains / max(slowest[0].chains, 1)) ** GROWTH.get(variant, 2) > bound:
+                rows.append([*map(str, case), f"left out: over {bound:g} s", *[""] * 9])
                 continue
             found = sandbox.call(measure, *case, rounds)
             slowest = max(slowest, (case, min(found["bare"])), key=lambda one: one[1])
             rows.append([*map(str, case), *_cells(found)])
             print(" ".join(rows[-1]), flush=True)
     full = ["bare s", "netlab s", "ratio", "CPU ratio"]
-    columns = ["", "services", "endpoints", *full, "change own ms", "tool ms", "whole ms", "bytes"]
+    change = ["change own ms", "tool ms", "whole ms", "bytes", "new own ms", "bytes"]
+    columns = ["", "services", "endpoints", *full, *change]
     print(f"\n{table(columns, rows)}\nload at the end: {machine.load()}")
     print("".join(f"\nNo {variant}: {why}" for variant, why in left_out.items()))
 
@@ -75,6 +79,8 @@ def _cells(found: dict[str, list[float]]) -> Iterator[str]:
     for name in ("own", "tool", "whole"):
         yield spread(found[name]).text(1, 1e3)
     yield str(int(max(found["bytes"])))
+    yield spread(found["new own"]).text(1, 1e3)
+    yield str(int(max(found["new bytes"])))
 
 
 def measure(variant: str, services: int, endpoints: int, rounds: int) -> dict[str, list[float]]:
@@ -122,6 +128,12 @@ def _change(script: Script, proxier: Proxier, ports: dict[PortKey, ServicePort],
         proxier.sync({changed.key: changed})
         found["whole"].append(time.perf_counter() - start)
         found["bytes"].append(sum(len(text) for _, text in taken[-1]))
+    for number in range(CHANGES):
+        new = replace(one, name=f"new-{number}", cluster_ip=IPv4Address("10.111.0.1") + number)
+        start = time.perf_counter()
+        calls = script.take({new.key: new})
+        found["new own"].append(time.perf_counter() - start)
+        found["new bytes"].append(sum(len(text) for _, text in calls))
     for calls in taken[1:]:  # the first leads from where the last one led to: no endpoint would go
         found["tool"].append(netns.call(HERE, bare_tools.run, calls))
 
