@@ -61,6 +61,6 @@ def test_a_vm_is_given_the_same_options() -> None:
     options = vars(command_line._parser().parse_args([*words, "--endpoints", "2", "--vm"]))
     assert options["vm"] is True
     found = in_vm.words("services", options, figures=False)
-    assert found == [*words, "--endpoints", "2"]
+    assert found == [*words, "--endpoints", "2", "--bound", "60.0"]
     packets = vars(command_line._parser().parse_args(["first-packet", "-n", "10", "--vm", "--plot", "x.png"]))
     assert in_vm.words("first-packet", packets, figures=True)[-2:] == ["--json", in_vm.FIGURES]
