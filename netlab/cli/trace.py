@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,7 +14,7 @@ from netlab.errors import UsageError
 if TYPE_CHECKING:
     from netlab.found import FoundLab
     from netlab.service.known import Known
-    from netlab.trace.model import Trace
+    from netlab.trace.model import Hop, Trace
     from netlab.trace.question import Options, Question
 
 STYLES = {
@@ -57,6 +57,7 @@ def probe_options(command: F) -> F:
 @click.option("--count", default=1, type=click.IntRange(1, 1000), help="Send so many, show the first, count the ends.")
 @click.option("--wait", type=click.FloatRange(0, 3600), help="Seconds to wait: 1 for an answer, 60 for a --flow.")
 @click.option("--flow", metavar="FILTER", help="Follow real traffic, the next packet that a filter lets pass.")
+@click.option("--detail", is_flag=True, help="Show each layer's fields, as sent and where they changed.")
 @click.option("--reply", is_flag=True, help="Show the answer's way back too.")
 @click.option("--pcapng", metavar="FILE", type=click.Path(), help="Also write it for Wireshark, with comments.")
 @click.option("--html", metavar="FILE", type=click.Path(), help="Also write it as a page that steps through it.")
@@ -77,6 +78,7 @@ def trace_command(
     count: int,
     wait: float | None,
     flow: str | None,
+    detail: bool,
     reply: bool,
     pcapng: str | None,
     html: str | None,
@@ -96,7 +98,7 @@ def trace_command(
     from netlab.trace.question import Options
     from netlab.trace.render.as_json import as_json
     from netlab.trace.render.tally import tally
-    from netlab.trace.render.tree import tree
+    from netlab.trace.render.tree import nothing, tree
 
     join()
     found = look_into(lab)
@@ -110,7 +112,9 @@ def trace_command(
     if output == "json":
         print_json([as_json(one) for one in results] if count > 1 else as_json(results[0]))
     else:
-        for line in tree(results[0], width=shutil.get_terminal_size().columns, both_ways=reply, style=style):
+        width = shutil.get_terminal_size().columns
+        layers = _layers if detail else nothing
+        for line in tree(results[0], width=width, both_ways=reply, style=style, detail=layers):
             click.echo(line)
         for line in tally(results) if count > 1 else ():
             click.echo(line)
@@ -147,6 +151,13 @@ def _following(lab: FoundLab, text: str, src: str | None, wait: float | None) ->
     source = source_member(lab.topology, src) if src else ""
     flow = Flow(text, packet_filter(text), source, 60.0 if wait is None else wait)
     return lambda: trace_flow(lab, flow)
+
+
+def _layers(hop: Hop) -> Iterable[tuple[str, Sequence[str]]]:
+    """Return the layers of a packet, of as much as was kept of it; a prediction has none."""
+    from netlab.packets import fields
+
+    return fields(hop.frame + hop.packet, bare=not hop.frame) if hop.packet else ()
 
 
 def _refuse_with_flow(given: Mapping[str, Any]) -> None:

@@ -85,6 +85,14 @@ def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
     assert "\x1b" not in done.stdout
 
 
+def test_layers_field_by_field() -> None:
+    lines = netlab("trace", "p", "svc/web", "--detail").stdout.splitlines()
+    first = next(place for place, line in enumerate(lines) if "| IP: version=4" in line)
+    assert "| Ethernet: dst=" in lines[first - 1]
+    assert any("| TCP: sport=" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
 def test_several_probes_are_counted() -> None:
     *_, first, second, third = netlab("trace", "p", "svc/web", "--count", "24").stdout.splitlines()
     assert first == "24 probes: 24 answered"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from netlab.trace.changes import describe
 from netlab.trace.correlate import Role
 from netlab.trace.model import Cause, Event, Hop, Source, Trace, Verdict, Way
 
 Style = Callable[[str, str], str]  # text, what it is -> text
+Detail = Callable[[Hop], Iterable[tuple[str, Sequence[str]]]]  # the names of a packet's layers, and their fields
 
 TITLES = {Role.PROBE: "there", Role.FRAGMENT: "a fragment", Role.ANSWER: "back", Role.ERROR: "back, an ICMP error"}
 ARROWS = {Event.IN: "in", Event.OUT: "out", Event.DROPPED: "DROP", Event.DELIVERED: "end"}
@@ -23,15 +24,23 @@ def plain(text: str, what: str) -> str:
     return text
 
 
-def tree(trace: Trace, *, width: int, both_ways: bool, style: Style = plain) -> Iterator[str]:
-    """Yield the lines of a trace, none longer than `width` but for single words."""
+def nothing(hop: Hop) -> Iterable[tuple[str, Sequence[str]]]:
+    """Say no more of a packet than is said anyway."""
+    return ()
+
+
+def tree(trace: Trace, *, width: int, both_ways: bool, style: Style = plain, detail: Detail = nothing) -> Iterator[str]:
+    """Yield the lines of a trace, none longer than `width` but for single words.
+
+    `detail` is asked for the layers of each packet as it was sent, and again where it was changed.
+    """
     width = max(width, NARROWEST)
     yield from _wrap(trace.question, width, "", lambda text: style(text, "title"))
     shown = {Role.PROBE, Role.FRAGMENT} | (set(Role) if both_ways else set())
     for way in trace.ways:
         if way.role in shown or (_is_part_of_fault(way) and trace.verdict is not Verdict.ANSWERED):
             yield ""
-            yield from _way(way, width, style, timed=trace.began > 0)
+            yield from _way(way, width, style, detail, timed=trace.began > 0)
     yield ""
     yield from _wrap(f"{trace.verdict}: {trace.summary}", width, "", lambda text: style(text, _mood(trace)))
     for way in trace.ways:
@@ -55,16 +64,16 @@ def _mood(trace: Trace) -> str:
     return "good" if trace.verdict in GOOD else "bad"
 
 
-def _way(way: Way, width: int, style: Style, *, timed: bool) -> Iterator[str]:
+def _way(way: Way, width: int, style: Style, detail: Detail, *, timed: bool) -> Iterator[str]:
     title = f"{TITLES.get(way.role, way.role)}: {describe(way.hops[0].headers)}"
     yield from _wrap(title, width, "", lambda text: style(text, "way"))
-    yield from _hops(way.hops, "", width, style, timed=timed)
+    yield from _hops(way.hops, "", width, style, detail, timed=timed)
     for copy in way.copies:
         yield style("  a copy of it:", "aside")
-        yield from _hops(copy, "  ", width, style, timed=timed)
+        yield from _hops(copy, "  ", width, style, nothing, timed=timed)
 
 
-def _hops(hops: Sequence[Hop], indent: str, width: int, style: Style, *, timed: bool) -> Iterator[str]:
+def _hops(hops: Sequence[Hop], indent: str, width: int, style: Style, detail: Detail, *, timed: bool) -> Iterator[str]:
     member = None
     for hop in hops:
         if hop.member != member:
@@ -77,6 +86,10 @@ def _hops(hops: Sequence[Hop], indent: str, width: int, style: Style, *, timed: 
             yield from _wrap(change, width, f"{indent}{'':13}* ", lambda text: style(text, "change"))
         for cause in hop.causes:
             yield from _wrap(_cause(cause, timed=timed), width, f"{indent}{'':13}", lambda text: style(text, "cause"))
+        if hop is hops[0] or hop.changes:
+            for name, fields in detail(hop):
+                text = " ".join((f"{name}:", *fields))
+                yield from _wrap(text, width, f"{indent}{'':13}| ", lambda text: style(text, "aside"))
 
 
 def _cause(cause: Cause, *, timed: bool) -> str:
