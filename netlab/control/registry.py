@@ -167,15 +167,15 @@ class Registry:
     def targets(self) -> dict[str, tuple[NodeTarget, Proxy]]:
         """Return what proxiers work for, by the nodes' names, and in which mode."""
         modes = {node: node.proxy or self.topology.proxy for node in self.topology.cluster_nodes}
-        return {node.name: (self._target(node), mode) for node, mode in modes.items() if mode is not Proxy.NONE}
+        return {node.name: (self._target(node, mode), mode) for node, mode in modes.items() if mode is not Proxy.NONE}
 
-    def _target(self, node: Node) -> NodeTarget:
-        """Return what a node's proxier works for: an address of the node in each IP version of the pod network."""
-        lease = self.snapshot.leases[node.name]
+    def _target(self, node: Node, mode: Proxy) -> NodeTarget:
+        """Return what a node's proxier works for: its addresses in each IP version of the pod network."""
+        lease, own = self.snapshot.leases[node.name], self._addresses(node, mode)
         local = {cidr.version: cidr for cidr in self.topology.cluster_cidrs}
         versions = [cidr.version for cidr in self.topology.cluster_cidrs if lease.public_ip(cidr.version)]
         nodes = tuple(
-            ProxyNode(node.name, tuple(ip for ip in lease.public_ips if ip.version == version), local[version])
+            ProxyNode(node.name, tuple(ip for ip in own if ip.version == version), local[version])
             for version in versions
         )
         ipvs = self.topology.ipvs
@@ -184,6 +184,14 @@ class Registry:
         )
         namespace, inode = names.netns(self.topology.name, node.name), self.namespaces[node.name]
         return NodeTarget(namespace, node.name, nodes, options, inode)
+
+    def _addresses(self, node: Node, mode: Proxy) -> tuple[Address, ...]:
+        """Return a node's addresses as far as its proxier asks for them: with ipvs NodePorts are at each of them."""
+        if mode is not Proxy.IPVS:
+            return self.snapshot.leases[node.name].public_ips
+        from netlab.plan.build import node_addresses  # without it a control plane starts sooner
+
+        return node_addresses(self.topology, self.snapshot, node)
 
 
 def _inode(namespace: str) -> int:

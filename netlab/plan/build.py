@@ -194,8 +194,13 @@ def _pod_on_node(topology: Topology, snapshot: Snapshot, pod: Pod) -> Iterator[O
 
 
 def _overlay_share(topology: Topology, snapshot: Snapshot, node: Node) -> Share:
+    peers = (snapshot.leases[other.name] for other in topology.cluster_nodes if other is not node)
+    return overlay_of(topology.backend).share(_site(topology, snapshot, node), peers)
+
+
+def _site(topology: Topology, snapshot: Snapshot, node: Node) -> Site:
     segment = topology.segment(node.segment)
-    site = Site(
+    return Site(
         lab=topology.name,
         netns=names.netns(topology.name, node.name),
         me=snapshot.leases[node.name],
@@ -203,8 +208,14 @@ def _overlay_share(topology: Topology, snapshot: Snapshot, node: Node) -> Share:
         mtu=segment.mtu,
         cluster_cidrs=topology.cluster_cidrs,
     )
-    peers = (snapshot.leases[other.name] for other in topology.cluster_nodes if other is not node)
-    return overlay_of(topology.backend).share(site, peers)
+
+
+def node_addresses(topology: Topology, snapshot: Snapshot, node: Node) -> tuple[Address, ...]:
+    """Return every address of a node but loopback's: the underlay's, cni0's, the overlay device's."""
+    lease = snapshot.leases[node.name]
+    overlay = overlay_of(topology.backend).share(_site(topology, snapshot, node), ()).objects
+    own = sorted((entry.ip.ip for entry in overlay if isinstance(entry, Addr)), key=lambda ip: ip.version)
+    return (*lease.public_ips, *map(gateway_of, lease.pod_cidrs), *own)
 
 
 def gateway_of(pod_cidr: Network) -> Address:

@@ -99,8 +99,7 @@ class _View:
 
     @property
     def ranges_have_node(self) -> bool:
-        own = self.node.addresses
-        return any(address in network for network in self.port.source_ranges for address in own)
+        return any(self.node.addresses[0] in network for network in self.port.source_ranges)
 
     def servers(self, policy: Policy) -> tuple[RealServer, ...]:
         """Return where packets go under a policy: with none of its own a node under Local sends to all there are."""

@@ -76,8 +76,9 @@ class ServicePort:
 class ProxyNode:
     """The node that rules are for, in one IP version.
 
-    `local` is what pods' addresses are in (detectLocalMode ClusterCIDR); None leaves rules that need it out.
-    `node_port_addresses`: where NodePorts listen; empty is each mode's default.
+    `addresses` are its own, its InternalIP first. `local` is what pods' addresses are in (detectLocalMode ClusterCIDR);
+    None leaves rules that need it out.
+    `node_port_addresses`: which of the addresses NodePorts listen at; empty is each mode's default.
     """
 
     name: str

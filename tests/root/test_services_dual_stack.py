@@ -97,6 +97,13 @@ def test_a_node_port_is_open_in_both_versions(lab: ServiceLab, version: int) -> 
     assert lab.ask("ext1", address(lab, "n1", version), 30080, UDP) in masqueraded(version)
 
 
+@pytest.mark.parametrize(("at", "version"), [(BRIDGE[4], 4), (TUNNEL[4], 4), (BRIDGE[6], 6)])
+def test_a_node_port_is_at_all_of_a_nodes_addresses(lab: ServiceLab, at: str, version: int) -> None:
+    """In nftables mode it is at the node's first one only (facts.md 11.2)."""
+    found = lab.ask_often("near", at, 30080)
+    assert found == ({REFUSED} if lab.mode == "nftables" else masqueraded(version))
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_local_node_port_keeps_the_source(lab: ServiceLab, version: int) -> None:
     own = address(lab, "ext1", version)

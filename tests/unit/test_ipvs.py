@@ -156,6 +156,19 @@ def test_node_ports(protocol: Protocol, policy: Policy, wanted: dict[IpSet, str]
     assert {entry.set: entry.text for entry in found.entries if "NODE-PORT" in entry.set} == wanted
 
 
+def test_an_sctp_node_port_is_in_the_set_once_for_each_address() -> None:
+    node = replace(NODE, addresses=(*NODE.addresses, IPv4Address("10.244.1.1")))
+    found = render(replace(WEB, protocol=Protocol.SCTP, node_port=30080), node)
+    assert entries(found, IpSet.NODE_PORT_SCTP) == ["172.18.0.2,sctp:30080", "10.244.1.1,sctp:30080"]
+
+
+def test_source_ranges_have_a_node_by_its_own_address_only() -> None:
+    node = replace(NODE, addresses=(*NODE.addresses, RANGE[1]))  # cni0's, say
+    assert entries(render(FULL, node), IpSet.SOURCE_IP) == []
+    found = render(replace(FULL, source_ranges=(IPv4Network("172.18.0.0/24"),)), node)
+    assert entries(found, IpSet.SOURCE_IP) == ["203.0.113.7,tcp:80,203.0.113.7"]
+
+
 def test_health_check() -> None:
     assert entries(render(EVERYWHERE, NODE), IpSet.HEALTH_CHECK) == ["31000"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from netlab.control.registry import Registry
 from netlab.errors import PlanError
 from netlab.folder import LabFolder, Record
-from netlab.topology.model import Proxy
+from netlab.topology.model import HostGwBackend, Proxy, Topology
 from netlab.topology.service import Port, Service, ServiceType
 from tests.labs import topology
 
@@ -22,20 +23,26 @@ THIEF = Service("thief", type=ServiceType.NODE_PORT, ports=(Port(80, node_port=3
 IMPOSSIBLE = Service("impossible", type=ServiceType.NODE_PORT, ports=(Port(80, node_port=1),))
 
 
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    monkeypatch.setenv("NETLAB_STATE", str(tmp_path))
-    wanted = topology("registry", pods=0, proxy=Proxy.IPTABLES)
-    folder = LabFolder(wanted.name)
-    folder.path.mkdir()
-    folder.write_record(Record(wanted, "registry.yaml"))
-    folder.store.acquire(wanted)
-    found = Registry(folder)
+@contextmanager
+def recorded(wanted: Topology, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """Yield the registry of a lab that was recorded only."""
+    monkeypatch.setenv("NETLAB_STATE", str(folder))
+    lab = LabFolder(wanted.name)
+    lab.path.mkdir()
+    lab.write_record(Record(wanted, "registry.yaml"))
+    lab.store.acquire(wanted)
+    found = Registry(lab)
     found.reload()
-    found.set_services([GAP, PORT, PLAIN])
-    found.forget_service(GAP.key)  # what is free now comes before what the others have
     yield found
     found.journal.close()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    with recorded(topology("registry", pods=0, proxy=Proxy.IPTABLES), tmp_path, monkeypatch) as found:
+        found.set_services([GAP, PORT, PLAIN])
+        found.forget_service(GAP.key)  # what is free now comes before what the others have
+        yield found
 
 
 @pytest.mark.parametrize(
@@ -66,3 +73,27 @@ def test_services_are_taken_all_or_none(registry: Registry, changes: list[Servic
     assert registry.allocator.allocations == allocations
     registry.set_services(changes)
     assert all(registry.services[service.key] == service for service in changes)
+
+
+# --- what proxiers work for ------------------------------------------------------------------------------------------
+
+
+def node_addresses(registry: Registry, node: str) -> list[list[str]]:
+    target, _ = registry.targets()[node]
+    return [[str(address) for address in found.addresses] for found in target.nodes]
+
+
+def test_ipvs_has_node_ports_at_every_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One virtual server for each of them (facts.md 4.1): the underlay's, cni0's and flannel.1's."""
+    wanted = topology("registry", pods=0, proxy=Proxy.IPVS, dual_stack=True)
+    with recorded(wanted, tmp_path, monkeypatch) as registry:
+        assert node_addresses(registry, "n2") == [
+            ["172.18.0.3", "10.244.2.1", "10.244.2.0"],
+            ["fd00:172:18::3", "fd00:10:244:2::1", "fd00:10:244:2::"],
+        ]
+
+
+def test_without_an_overlay_device_it_has_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = topology("registry", pods=0, proxy=Proxy.IPVS, backend=HostGwBackend())
+    with recorded(wanted, tmp_path, monkeypatch) as registry:
+        assert node_addresses(registry, "n1") == [["172.18.0.2", "10.244.1.1"]]
