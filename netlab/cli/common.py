@@ -30,6 +30,9 @@ output_option = click.option(
 )
 
 
+json_option = click.option("--json", "output", flag_value="json", help="The same as -o json.")
+
+
 def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
     from netlab.codec import to_json

@@ -6,13 +6,14 @@ import shutil
 
 import click
 
-from netlab.cli.common import complete_member, join, look_into, output_option, print_json
+from netlab.cli.common import complete_member, join, json_option, look_into, output_option, print_json
 from netlab.cli.trace import make_question, probe_options, style
 
 
 @click.command("explain", context_settings={"max_content_width": 100})
 @probe_options
 @output_option
+@json_option
 @click.argument("src", metavar="SRC", shell_complete=complete_member)
 @click.argument("dst", metavar="DST", shell_complete=complete_member)
 def explain_command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from netlab.cli.common import complete_member, join, look_into, output_option, print_json, write_file
+from netlab.cli.common import complete_member, join, json_option, look_into, output_option, print_json, write_file
 from netlab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def probe_options(command: F) -> F:
 @click.option("--html", metavar="FILE", type=click.Path(), help="Also write it as a page that steps through it.")
 @click.option("--svg", metavar="FILE", type=click.Path(), help="Also draw it.")
 @output_option
+@json_option
 @click.argument("src", metavar="SRC", required=False, shell_complete=complete_member)
 @click.argument("dst", metavar="DST", required=False, shell_complete=complete_member)
 @click.pass_context

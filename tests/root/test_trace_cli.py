@@ -101,7 +101,7 @@ def test_several_probes_are_counted() -> None:
 
 
 def test_json() -> None:
-    found = json.loads(netlab("trace", "p", "svc/web", "-o", "json").stdout)
+    found = json.loads(netlab("trace", "p", "svc/web", "--json").stdout)
     assert (found["format"], found["verdict"]) == (1, "answered")
     assert found["ways"][0]["hops"][0]["device"] == "eth0"
     assert len(json.loads(netlab("trace", "p", "web-1", "--count", "2", "-o", "json").stdout)) == 2
