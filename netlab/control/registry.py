@@ -6,6 +6,7 @@ Everything that changes says which Services it touches; whoever carries them out
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
 
 from netlab import names
 from netlab.control.objects import Journal
@@ -19,10 +20,12 @@ from netlab.folder import LabFolder
 from netlab.kernel import netns
 from netlab.proxy.proxier import NodeTarget, Options
 from netlab.service.model import ProxyNode, ServicePort
-from netlab.store.store import Snapshot
-from netlab.topology.addresses import Address
-from netlab.topology.model import Node, Proxy, Topology
+from netlab.store.store import Lease, Snapshot
+from netlab.topology.addresses import Address, Network
+from netlab.topology.model import Node, NodePortAddresses, Proxy, Topology
 from netlab.topology.service import EndpointSlice, Service
+
+ANYWHERE: Mapping[int, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
 class Registry:
@@ -171,27 +174,48 @@ class Registry:
 
     def _target(self, node: Node, mode: Proxy) -> NodeTarget:
         """Return what a node's proxier works for: its addresses in each IP version of the pod network."""
-        lease, own = self.snapshot.leases[node.name], self._addresses(node, mode)
-        local = {cidr.version: cidr for cidr in self.topology.cluster_cidrs}
-        versions = [cidr.version for cidr in self.topology.cluster_cidrs if lease.public_ip(cidr.version)]
+        lease, own, chosen = self.snapshot.leases[node.name], self._addresses(node, mode), self.topology.kube_proxy
+        masquerades = chosen.nftables_masquerade_all if mode is Proxy.NFTABLES else chosen.masquerade_all
         nodes = tuple(
-            ProxyNode(node.name, tuple(ip for ip in own if ip.version == version), local[version])
-            for version in versions
+            ProxyNode(
+                node.name,
+                tuple(ip for ip in own if ip.version == cidr.version),
+                local=cidr,
+                masquerade_all=masquerades,
+                node_port_addresses=_listening(chosen.node_port_addresses, lease, cidr.version),
+            )
+            for cidr in self.topology.cluster_cidrs
+            if lease.public_ip(cidr.version)
         )
-        ipvs = self.topology.ipvs
         options = Options(
-            service_cidrs=self.topology.service_cidrs, scheduler=ipvs.scheduler, strict_arp=ipvs.strict_arp
+            service_cidrs=self.topology.service_cidrs,
+            localhost_node_ports=chosen.localhost_node_ports,
+            tcp_be_liberal=chosen.tcp_be_liberal,
+            scheduler=self.topology.ipvs.scheduler,
+            strict_arp=self.topology.ipvs.strict_arp,
         )
         namespace, inode = names.netns(self.topology.name, node.name), self.namespaces[node.name]
         return NodeTarget(namespace, node.name, nodes, options, inode)
 
     def _addresses(self, node: Node, mode: Proxy) -> tuple[Address, ...]:
         """Return a node's addresses as far as its proxier asks for them: with ipvs NodePorts are at each of them."""
-        if mode is not Proxy.IPVS:
+        if mode is not Proxy.IPVS and not self.topology.kube_proxy.node_port_addresses.networks:
             return self.snapshot.leases[node.name].public_ips
         from netlab.plan.build import node_addresses  # without it a control plane starts sooner
 
         return node_addresses(self.topology, self.snapshot, node)
+
+
+def _listening(chosen: NodePortAddresses, lease: Lease, version: int) -> tuple[Network, ...]:
+    """Return the networks of a node's addresses with NodePorts, none for the mode's default.
+
+    Networks of the other IP version alone leave all addresses of this one, as in kube-proxy.
+    """
+    own = lease.public_ip(version)
+    if chosen.primary and own:
+        return (ip_network(own),)
+    of_version = tuple(network for network in chosen.networks if network.version == version)
+    return of_version or ((ANYWHERE[version],) if chosen.networks else ())
 
 
 def _inode(namespace: str) -> int:

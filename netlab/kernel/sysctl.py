@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from netlab.errors import KernelError, NotSupported
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from netlab.plan.objects import Netns, Objects, Sysctl
 
 ROOT = "/proc/sys/"
+CONNTRACK = "net/netfilter/nf_conntrack_"
+NETLINK_NETFILTER, NLM_F_REQUEST, NLM_F_DUMP = 12, 0x1, 0x300
+CTNETLINK_GET = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
 WITHOUT = {  # what holds where there is no such setting
     "/disable_ipv6": "1",  # booted with ipv6.disable=1
     "/bridge-nf-call-": "0",  # no br_netfilter
@@ -45,12 +51,22 @@ def write_one(name: Netns, path: str, value: str) -> None:
 
 
 def _write(name: Netns, path: str, value: str) -> None:
+    if path.startswith(CONNTRACK) and not os.path.exists(ROOT + path):
+        _load_conntrack()
     try:
         with open(ROOT + path, "w") as file:
             file.write(value)
     except OSError as exc:
         if _find_value(path) != value:
             raise KernelError(exc.errno, f"{name}: set sysctl {path} to {value}") from exc
+
+
+def _load_conntrack() -> None:
+    """Have the kernel load connection tracking, as the first rule that needs it would: ask for a list of entries."""
+    header = struct.pack("=IHHII", 20, CTNETLINK_GET, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as asked, suppress(OSError):
+        asked.send(header + struct.pack("=BBH", socket.AF_INET, 0, 0))
+        asked.recv(65536)
 
 
 def read(like: Objects) -> dict[Netns, set[Sysctl]]:

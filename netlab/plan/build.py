@@ -173,6 +173,8 @@ def _node(topology: Topology, snapshot: Snapshot, node: Node, pods: list[Pod]) -
     """Yield what makes a machine a node: forwarding, cni0 with the pods' ports, the packet-filter rules."""
     lease = snapshot.leases[node.name]
     yield from _forwarding(topology.families)
+    if topology.proxy is not Proxy.NONE and node.proxy is not Proxy.NONE:
+        yield from _conntrack(tcp_be_liberal=topology.kube_proxy.tcp_be_liberal)
     gateways = tuple(gateway_of(cidr) for cidr in lease.pod_cidrs)
     mac = _address_mac(gateways, topology.name, node.name, POD_BRIDGE)
     yield Bridge(POD_BRIDGE, pod_mtu(topology, node.name), mac)
@@ -302,6 +304,13 @@ def _forwarding(families: set[int] | tuple[int, ...]) -> Iterator[Sysctl]:
         yield Sysctl("net/ipv4/ip_forward", "1")
     if 6 in families:
         yield Sysctl("net/ipv6/conf/all/forwarding", "1")
+
+
+def _conntrack(*, tcp_be_liberal: bool) -> Iterator[Sysctl]:
+    """Yield what kube-proxy sets of connection tracking when it starts (facts.md 3.1)."""
+    yield Sysctl("net/netfilter/nf_conntrack_tcp_timeout_established", "86400")
+    yield Sysctl("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600")
+    yield Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1" if tcp_be_liberal else "0")
 
 
 def _address_mac(addresses: tuple[Address, ...], *parts: str) -> str:

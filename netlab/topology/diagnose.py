@@ -17,11 +17,11 @@ from netlab.topology.document import Document, Place
 from netlab.topology.fields import LABEL, PATTERNS
 from netlab.topology.findings import Finding, Loc, find_similar, listed, quote, suggest
 from netlab.topology.pod_schema import ContainerSpec, PodSpec, ProbeSpec
+from netlab.topology.proxy_schema import ConntrackSpec, IptablesSpec, IpvsSpec, NftablesSpec
 from netlab.topology.scalars import Unclear
 from netlab.topology.schema import (
     BACKENDS,
     CheckSpec,
-    IpvsSpec,
     NodeSpec,
     SegmentSpec,
     TopologyFile,
@@ -86,7 +86,10 @@ EXPECTED = {
 PARTS: dict[str, type[BaseModel]] = {
     "underlay": UnderlaySpec,
     "a segment of underlay": SegmentSpec,
+    "iptables": IptablesSpec,
+    "nftables": NftablesSpec,
     "ipvs": IpvsSpec,
+    "conntrack": ConntrackSpec,
     "an entry of nodes": NodeSpec,
     "an entry of pods": PodSpec,
     "a container of a pod": ContainerSpec,

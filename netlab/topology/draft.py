@@ -17,6 +17,7 @@ from netlab.topology.findings import Loc, Placed
 from netlab.topology.model import Network, Role
 from netlab.topology.partial import Partial
 from netlab.topology.pod_schema import ContainerSpec, PodSpec
+from netlab.topology.proxy_schema import PRIMARY
 from netlab.topology.schema import (
     BACKENDS,
     BridgeSpec,
@@ -107,6 +108,7 @@ class Draft:
             services=tuple(service for _, service in self.services),
             proxy=model.Proxy(self.spec.proxy),
             ipvs=model.Ipvs(self.spec.ipvs.scheduler, self.spec.ipvs.strict_arp),
+            kube_proxy=_kube_proxy(self.spec),
             load_balancer_cidrs=tuple(cidr for _, cidr in self.load_balancer_cidrs),
         )
 
@@ -178,6 +180,18 @@ def _backend(spec: Spec, override: str | None) -> model.Backend:
         case _:
             assert isinstance(spec, BridgeSpec)
             return model.BridgeBackend()
+
+
+def _kube_proxy(spec: TopologyFile) -> model.KubeProxy:
+    places = spec.node_port_addresses
+    networks = tuple(place for place in places if not isinstance(place, str))
+    return model.KubeProxy(
+        node_port_addresses=model.NodePortAddresses(PRIMARY in places, networks),
+        masquerade_all=spec.iptables.masquerade_all,
+        nftables_masquerade_all=spec.nftables.masquerade_all,
+        localhost_node_ports=spec.iptables.localhost_node_ports,
+        tcp_be_liberal=spec.conntrack.tcp_be_liberal,
+    )
 
 
 def _segments(spec: TopologyFile, families: Sequence[int]) -> Iterator[Placed[model.Segment]]:

@@ -40,6 +40,25 @@ class Proxy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class NodePortAddresses:
+    """Which of their addresses nodes have NodePorts at; neither of the two is each mode's default."""
+
+    primary: bool = False  # a node's own, of the underlay, alone
+    networks: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KubeProxy:
+    """What may be chosen of kube-proxy's configuration beside its mode (KubeProxyConfiguration), with its defaults."""
+
+    node_port_addresses: NodePortAddresses = NodePortAddresses()
+    masquerade_all: bool = False  # of modes iptables and ipvs
+    nftables_masquerade_all: bool = False
+    localhost_node_ports: bool = True
+    tcp_be_liberal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ipvs:
     """How nodes in mode ipvs balance, as in kube-proxy's configuration."""
 
@@ -193,6 +212,7 @@ class Topology:
     slices: tuple[EndpointSlice, ...] = ()
     proxy: Proxy = Proxy.IPTABLES
     ipvs: Ipvs = Ipvs()
+    kube_proxy: KubeProxy = KubeProxy()
     load_balancer_cidrs: tuple[Network, ...] = ()
 
     @property

@@ -25,12 +25,12 @@ from netlab.topology.pod_schema import (
     TcpSocketSpec,
     ValueFromSpec,
 )
+from netlab.topology.proxy_schema import ConntrackSpec, IptablesSpec, IpvsSpec, NftablesSpec
 from netlab.topology.schema import (
     BridgeSpec,
     CheckSpec,
     HostGwSpec,
     IpipSpec,
-    IpvsSpec,
     NodeSpec,
     SegmentSpec,
     TopologyFile,
@@ -49,7 +49,10 @@ SECTIONS: dict[type[Spec], str] = {
     IpipSpec: "backend ipip",
     UdpSpec: "backend udp",
     BridgeSpec: "backend bridge",
+    IptablesSpec: "iptables",
+    NftablesSpec: "nftables",
     IpvsSpec: "ipvs",
+    ConntrackSpec: "conntrack",
     UnderlaySpec: "underlay",
     SegmentSpec: "segment",
     NodeSpec: "node",
@@ -107,6 +110,12 @@ pods: {web: {node: n1, replicas: 2}, db: {node: n2}}
     VxlanSpec: """
 backend: {type: vxlan, VNI: 7, DirectRouting: true}
 nodes: 2
+""",
+    IptablesSpec: """
+nodes: 2
+nodePortAddresses: [172.18.0.0/16, 127.0.0.0/8]
+iptables: {masqueradeAll: true}
+conntrack: {tcpBeLiberal: true}
 """,
     IpvsSpec: """
 nodes: 2

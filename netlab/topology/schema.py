@@ -25,6 +25,14 @@ from netlab.topology.fields import (
 )
 from netlab.topology.findings import quote, suggest
 from netlab.topology.pod_schema import PodSettings, PodSpec
+from netlab.topology.proxy_schema import (
+    ConntrackSpec,
+    IptablesSpec,
+    IpvsSpec,
+    NftablesSpec,
+    NodePortAddresses,
+    ProxyName,
+)
 from netlab.topology.service_schema import ServiceSettings, ServiceSpec
 from netlab.topology.spec import Spec, field_names
 
@@ -142,24 +150,6 @@ class UnderlaySpec(Spec):
     )
 
 
-ProxyName = Literal["iptables", "nftables", "ipvs", "none"]
-SchedulerName = Literal["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq"]
-
-
-class IpvsSpec(Spec):
-    """What kube-proxy's configuration has for mode ipvs. Nodes in other modes do without."""
-
-    scheduler: SchedulerName = Field(
-        "rr", description="Which endpoint a connection gets: a scheduler of the kernel's, as `ipvsadm -s` has it."
-    )
-    strict_arp: bool = Field(
-        False,
-        alias="strictARP",
-        description="Whether a node answers ARP for an interface's own addresses only (arp_ignore 1, arp_announce 2), "
-        "not for those of `kube-ipvs0`. MetalLB wants it.",
-    )
-
-
 class NodeSettings(Spec):
     """A machine, apart from its name."""
 
@@ -236,11 +226,35 @@ class TopologyFile(Spec):
         "iptables",
         description="How nodes carry out Services: kube-proxy's mode, or `none` for no Services and no cluster DNS.",
     )
+    node_port_addresses: NodePortAddresses = Field(
+        [],
+        alias="nodePortAddresses",
+        description="Which of their addresses nodes have NodePorts at: CIDRs, or `primary` for a node's own alone.",
+        json_schema_extra={"x-default": "all; in mode nftables `primary`"},
+    )
+    iptables: IptablesSpec = Field(
+        {},
+        validate_default=True,
+        description="What else kube-proxy has for mode iptables, as mapping of the fields below.",
+        json_schema_extra={"x-default": "kube-proxy's"},
+    )
+    nftables: NftablesSpec = Field(
+        {},
+        validate_default=True,
+        description="The same for mode nftables.",
+        json_schema_extra={"x-default": "kube-proxy's"},
+    )
     ipvs: IpvsSpec = Field(
         {},
         validate_default=True,
         description="How nodes in mode ipvs balance, as mapping of the fields below.",
         json_schema_extra={"x-default": "round robin"},
+    )
+    conntrack: ConntrackSpec = Field(
+        {},
+        validate_default=True,
+        description="How nodes that have Services track connections, as mapping of the fields below.",
+        json_schema_extra={"x-default": "kube-proxy's"},
     )
     ip_masq: bool = Field(
         True, alias="ipMasq", description="Whether pods reach the outside with their node's address (masquerade)."

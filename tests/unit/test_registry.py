@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from netlab.control.registry import Registry
 from netlab.errors import PlanError
 from netlab.folder import LabFolder, Record
-from netlab.topology.model import HostGwBackend, Proxy, Topology
+from netlab.topology.model import HostGwBackend, KubeProxy, NodePortAddresses, Proxy, Topology
 from netlab.topology.service import Port, Service, ServiceType
 from tests.labs import topology
 
@@ -97,3 +98,37 @@ def test_without_an_overlay_device_it_has_no_address(tmp_path: Path, monkeypatch
     wanted = topology("registry", pods=0, proxy=Proxy.IPVS, backend=HostGwBackend())
     with recorded(wanted, tmp_path, monkeypatch) as registry:
         assert node_addresses(registry, "n1") == [["172.18.0.2", "10.244.1.1"]]
+
+
+NOT_BY_DEFAULT = KubeProxy(
+    node_port_addresses=NodePortAddresses(networks=(ip_network("10.244.0.0/16"),)),
+    masquerade_all=True,
+    localhost_node_ports=False,
+    tcp_be_liberal=True,
+)
+
+
+def test_kube_proxy_is_as_the_topology_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = topology("registry", pods=0, proxy=Proxy.IPTABLES, dual_stack=True)
+    nodes = (*wanted.nodes[:2], replace(wanted.nodes[2], proxy=Proxy.NFTABLES))
+    with recorded(replace(wanted, nodes=nodes, kube_proxy=NOT_BY_DEFAULT), tmp_path, monkeypatch) as registry:
+        target, _ = registry.targets()["n1"]
+        other, _ = registry.targets()["n3"]
+    assert [node.node_port_addresses for node in target.nodes] == [
+        (ip_network("10.244.0.0/16"),),
+        (ip_network("::/0"),),  # where no network is of an IP version, all of it is
+    ]
+    assert ip_address("10.244.1.1") in target.nodes[0].addresses
+    assert [node.masquerade_all for node in (*target.nodes, *other.nodes)] == [True, True, False, False]
+    assert (target.options.localhost_node_ports, target.options.tcp_be_liberal) == (False, True)
+
+
+def test_primary_is_a_nodes_own_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = topology("registry", pods=0, proxy=Proxy.IPVS, dual_stack=True)
+    primary = KubeProxy(node_port_addresses=NodePortAddresses(primary=True))
+    with recorded(replace(wanted, kube_proxy=primary), tmp_path, monkeypatch) as registry:
+        target, _ = registry.targets()["n1"]
+    assert [node.node_port_addresses for node in target.nodes] == [
+        (ip_network("172.18.0.2/32"),),
+        (ip_network("fd00:172:18::2/128"),),
+    ]

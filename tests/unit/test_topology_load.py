@@ -21,8 +21,10 @@ from netlab.topology.model import (
     HostGwBackend,
     IpipBackend,
     Ipvs,
+    KubeProxy,
     Netfilter,
     Node,
+    NodePortAddresses,
     Pod,
     Proxy,
     Role,
@@ -402,6 +404,30 @@ def test_how_ipvs_balances_is_that_of_kube_proxy_or_chosen() -> None:
     assert load_text("nodes: 1\nproxy: ipvs").ipvs == Ipvs("rr", strict_arp=False)
     chosen = load_text("nodes: 1\nproxy: ipvs\nipvs: {scheduler: sh, strictARP: true}")
     assert chosen.ipvs == Ipvs("sh", strict_arp=True)
+
+
+PRIVATE = ip_network("172.18.0.0/16")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", KubeProxy()),
+        ("nodePortAddresses: primary", KubeProxy(NodePortAddresses(primary=True))),
+        ("nodePortAddresses: [primary]", KubeProxy(NodePortAddresses(primary=True))),
+        ("nodePortAddresses: 172.18.0.0/16", KubeProxy(NodePortAddresses(networks=(PRIVATE,)))),
+        (
+            "nodePortAddresses: [172.18.0.0/16, 127.0.0.0/8, '::/0']",
+            KubeProxy(NodePortAddresses(networks=(PRIVATE, ip_network("127.0.0.0/8"), ip_network("::/0")))),
+        ),
+        ("iptables: {masqueradeAll: true}", KubeProxy(masquerade_all=True)),
+        ("iptables: {localhostNodePorts: false}", KubeProxy(localhost_node_ports=False)),
+        ("nftables: {masqueradeAll: true}", KubeProxy(nftables_masquerade_all=True)),
+        ("conntrack: {tcpBeLiberal: true}", KubeProxy(tcp_be_liberal=True)),
+    ],
+)
+def test_what_else_is_kube_proxys_has_its_names(text: str, wanted: KubeProxy) -> None:
+    assert load_text(f"nodes: 1\n{text}\n").kube_proxy == wanted
 
 
 @pytest.mark.parametrize("depth", [33, 200, 5000])

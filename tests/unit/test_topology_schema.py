@@ -45,6 +45,7 @@ WRONG = [
     "nodes: 2\nservices: [{name: a, ports: [{port: 80, nodePort: 80}]}]",
     "nodes: 2\nservices: [{name: a, ports: [80], clusterip: None}]",
     "nodes: 2\nproxy: userspace",
+    "nodes: 2\nnftables: {localhostNodePorts: true}",
     "nodes: 2\npods: [{name: a, containers: [{name: c, ports: [70000]}]}]",
     "nodes: 2\npods: {a: {containers: [{name: c, command: x, restartPolicy: Sometimes}]}}",
 ]
