@@ -28,7 +28,10 @@ from netlab.trace.sighting import Sighting
 from netlab.trace.watch import Watch
 
 if TYPE_CHECKING:
+    from netlab.trace.counters import CounterWatch
     from netlab.trace.sockets import PacketWatch
+
+    AnyWatch = Watch | PacketWatch | CounterWatch
 
 STEP = 0.001  # seconds between two looks at what was seen
 QUIET = 0.005  # seconds without news after which a packet that was answered or dropped has come to its end
@@ -40,6 +43,10 @@ class Mechanism(StrEnum):
 
     EBPF = "ebpf"
     SOCKETS = "sockets"
+    COUNTERS = "counters"
+
+
+NOT_HERE = {Mechanism.EBPF: "eBPF is", Mechanism.SOCKETS: "packet sockets are"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +70,12 @@ class Collected:
 def collect(lab: FoundLab, question: Question, by: Mechanism | None = None) -> Collected:
     """Send a probe and watch it. Raises KernelError or NotSupported."""
     ports = tunnel_ports(lab.topology.backend)
-    namespaces = find_namespaces(lab)
     with ExitStack() as stack:
         probe = Probe(question, lab.netns(question.source))
         stack.callback(probe.close)
         rules = stack.enter_context(NetfilterWatch(filtering(lab), table(probe.cookie), lab.folder.path))
         target = Target(probe.cookie[:4], frozenset(ports.vxlan), frozenset(ports.tunnel))
-        watch, remarks = _watch(target, namespaces, ports, probe, by)
+        watch, remarks = _watch(lab, question, target, ports, probe, by)
         stack.enter_context(watch)
         began = time.time_ns()
         heard, sightings = _send(probe, question, watch)
@@ -95,23 +101,39 @@ def filtering(lab: FoundLab) -> list[str]:
 
 
 def _watch(
-    target: Target, namespaces: Mapping[int, str], ports: Ports, probe: Probe, by: Mechanism | None
-) -> tuple[Watch | PacketWatch, tuple[str, ...]]:
-    """Return what sees packets, and remarks on why it is not the best. Raises KernelError."""
-    remarks: tuple[str, ...] = ()
-    if by is not Mechanism.SOCKETS:
-        try:
-            return Watch(target, namespaces, ports), ()
-        except KernelError as exc:
-            if by is Mechanism.EBPF:
-                raise
-            remarks = (f"eBPF is not to be had: {str(exc).splitlines()[0]}",)
-    from netlab.trace.sockets import PacketWatch
+    lab: FoundLab, question: Question, target: Target, ports: Ports, probe: Probe, by: Mechanism | None
+) -> tuple[AnyWatch, tuple[str, ...]]:
+    """Return what sees packets, the best that there is; and remarks on why it is not better. Raises KernelError."""
+    namespaces = find_namespaces(lab)
+    remarks: list[str] = []
 
-    return PacketWatch(target, namespaces.values(), ports, probe.port), remarks
+    def by_ebpf() -> AnyWatch:
+        return Watch(target, namespaces, ports)
+
+    def by_sockets() -> AnyWatch:
+        from netlab.trace.sockets import PacketWatch
+
+        return PacketWatch(target, namespaces.values(), ports, probe.port)
+
+    def by_counters() -> AnyWatch:
+        from netlab.trace.counters import CounterWatch
+        from netlab.trace.foresee import foresee
+
+        return CounterWatch(namespaces.values(), foresee(lab, question)[0].steps)
+
+    ladder = {Mechanism.EBPF: by_ebpf, Mechanism.SOCKETS: by_sockets, Mechanism.COUNTERS: by_counters}
+    for mechanism, step in ladder.items():
+        if by in (None, mechanism):
+            try:
+                return step(), tuple(remarks)
+            except KernelError as exc:
+                if by or mechanism is Mechanism.COUNTERS:
+                    raise
+                remarks.append(f"{NOT_HERE[mechanism]} not to be had: {str(exc).splitlines()[0]}")
+    raise AssertionError  # the last step returns or raises
 
 
-def _send(probe: Probe, question: Question, watch: Watch | PacketWatch) -> tuple[Heard, list[Sighting]]:
+def _send(probe: Probe, question: Question, watch: AnyWatch) -> tuple[Heard, list[Sighting]]:
     """Send the probe; return what the sender heard and what was seen until then and a little longer."""
     sightings: list[Sighting] = []
 
@@ -120,6 +142,9 @@ def _send(probe: Probe, question: Question, watch: Watch | PacketWatch) -> tuple
         news = watch.take()
         sightings.extend(news)
         return bool(news)
+
+    def patience() -> float:
+        return question.options.wait if watch.tells_at_end else _patience(question, sightings)
 
     heard = probe.send()
     begin = last_news = time.monotonic()
@@ -134,8 +159,8 @@ def _send(probe: Probe, question: Question, watch: Watch | PacketWatch) -> tuple
             continue
         if heard is not None:
             time.sleep(STEP)
-        if now - last_news > QUIET and (heard is not None or now - begin > _patience(question, sightings)):
-            return heard or Heard(Reply.NONE), sightings
+        if now - last_news > QUIET and (heard is not None or now - begin > patience()):
+            return heard or Heard(Reply.NONE), [*sightings, *watch.rest()]
 
 
 def _patience(question: Question, sightings: Sequence[Sighting]) -> float:

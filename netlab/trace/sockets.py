@@ -55,6 +55,7 @@ class PacketWatch:
     """Packet sockets in namespaces. Use it in a `with` statement; raises KernelError."""
 
     seen_by = "packet sockets, which do not see drops"
+    tells_at_end = False
     reasons: Mapping[int, str] = {}
 
     def __init__(self, target: Target, namespaces: Iterable[str], ports: Ports, reply_port: int) -> None:
@@ -90,6 +91,10 @@ class PacketWatch:
             went = Kind.OUT if direction == socket.PACKET_OUTGOING else Kind.IN
             headers = parse(packet, frame, self._ports)
             yield Sighting(time, went, name, device, 0, headers, frame, packet, len(content))
+
+    def rest(self) -> list[Sighting]:
+        """Return what was seen since then, at the end."""
+        return self.take()
 
     def close(self) -> None:
         """Close the sockets."""

@@ -41,6 +41,7 @@ class Watch:
     """Programs that look for a packet. Use it in a `with` statement; raises KernelError or NotSupported."""
 
     seen_by = "eBPF programs at the kernel's tracepoints"
+    tells_at_end = False
 
     def __init__(self, target: Target, namespaces: Mapping[int, str], ports: Ports) -> None:
         self._namespaces, self._ports = namespaces, ports
@@ -77,6 +78,10 @@ class Watch:
     def take(self) -> list[Sighting]:
         """Return what was seen since the last call, in the order in which it was."""
         return [read(record, self._namespaces, self._ports) for record in self._seen.records()]
+
+    def rest(self) -> list[Sighting]:
+        """Return what was seen since then, at the end."""
+        return self.take()
 
     def close(self) -> None:
         """Take the programs away."""

@@ -30,9 +30,9 @@ STATE = state_dir()  # the module's lab is not in a test's own folder
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _lab() -> Iterator[None]:
-    with Lab.loads(TOPOLOGY, name="tcli"):
-        yield
+def lab() -> Iterator[Lab]:
+    with Lab.loads(TOPOLOGY, name="tcli") as found:
+        yield found
 
 
 def netlab(*words: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
@@ -91,6 +91,27 @@ def test_layers_field_by_field() -> None:
     assert "| Ethernet: dst=" in lines[first - 1]
     assert any("| TCP: sport=" in line for line in lines)
     assert max(map(len, lines)) <= 80
+
+
+def test_by_counters(lab: Lab) -> None:
+    """The way is what the tables foretell; where it is lost nobody counts any more."""
+    done = netlab("trace", "p", "web-2", "--by", "counters", "--json")
+    found = json.loads(done.stdout)
+    assert (found["verdict"], done.returncode) == ("answered", 0)
+    assert "counted" in found["seenBy"]
+    by_ebpf = json.loads(netlab("trace", "p", "web-2", "--json").stdout)
+    places = [
+        [(hop["member"], hop["device"], hop["event"]) for hop in one["ways"][0]["hops"]] for one in (found, by_ebpf)
+    ]
+    assert places[0] == places[1]
+    rule = ["FORWARD", "-d", lab.address("web-2"), "-j", "DROP"]
+    lab.exec("n1", ["iptables", "-I", *rule])
+    try:
+        done = netlab("trace", "p", "web-2", "--by", "counters", "--wait", "0.2")
+    finally:
+        lab.exec("n1", ["iptables", "-D", *rule])
+    assert done.returncode == 1
+    assert "it was last seen on n1, cni0, going in" in " ".join(done.stdout.split())
 
 
 def test_several_probes_are_counted() -> None:
