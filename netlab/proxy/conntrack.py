@@ -49,6 +49,12 @@ class Cleaner:
                 before = known.get(key)
                 self._changed[key] = (earlier | (_addresses(before) if before else frozenset()), port)
 
+    def note_all(self, ports: Mapping[PortKey, ServicePort]) -> None:
+        """Remember every port: of what flows met before their rules are written anew nobody knows."""
+        for key, port in ports.items():
+            if key[3] is Protocol.UDP:
+                self._changed.setdefault(key, (frozenset(), port))
+
     def clean(self) -> int:
         """Delete flows to addresses of changed ports that go to none of their endpoints; return how many."""
         deleted = 0
@@ -61,11 +67,15 @@ class Cleaner:
 
 
 def _targets(changed: Mapping[PortKey, tuple[frozenset[Place], ServicePort | None]]) -> Targets:
+    """Return where flows may stay: with whom rules may choose, and with those that end and serve on.
+
+    An endpoint can be ready and not serve, by publishNotReadyAddresses (service/choice.py).
+    """
     found: dict[Place, set[Place]] = defaultdict(set)
     for before, port in changed.values():
-        serving = {_place(end.address.packed, end.port) for end in port.endpoints if end.serving} if port else set()
+        kept = [end for end in port.endpoints if end.ready or end.serving] if port else []
         for place in before | (_addresses(port) if port else frozenset()):
-            found[place] |= serving
+            found[place].update(_place(end.address.packed, end.port) for end in kept)
     return {place: frozenset(endpoints) for place, endpoints in found.items()}
 
 

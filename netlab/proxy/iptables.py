@@ -118,6 +118,7 @@ class IptablesProxier:
         rules.accept()
 
     def _write_all(self, version: int, rules: Rules) -> None:
+        self._conntrack.note_all(rules.wanted)
         if rules.base.localhost_node_ports:
             sysctl.write_one(self._target.netns, ROUTE_LOCALNET, "1")
         self._restore(version, rules.full(self._listed(version)))
