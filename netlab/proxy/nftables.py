@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netlab.errors import NetlabError
-from netlab.proxy import generation, tools
+from netlab.proxy import generation, nftables_affinity, tools
 from netlab.proxy.conntrack import Cleaner
 from netlab.proxy.nftables_objects import TableObjects
 from netlab.proxy.proxier import Changes, NodeTarget
@@ -118,7 +118,7 @@ class NftablesProxier:
         try:
             with watch.paused():
                 for table in unknown:
-                    tools.nft(self._target.netns, [table.full()])
+                    tools.nft(self._target.netns, [self._full(table)])
                     table.accept()
             if generation.read(self._target.netns) == before + len(unknown):
                 return
@@ -127,12 +127,20 @@ class NftablesProxier:
             raise
         self._forget()
         for table in self._tables.values():
-            self._run(table.full())
+            self._run(self._full(table))
             table.accept()
 
+    def _full(self, table: TableObjects) -> str:
+        """Return the whole of a table. Who comes to have affinity from here until it is written loses it."""
+        self._conntrack.note_all(table.wanted)
+        return table.full(nftables_affinity.read(self._target.netns, table.version) if table.has_affinity else {})
+
     def _write_change(self, table: TableObjects) -> None:
+        text = table.partial()
+        if text is None:
+            return
         try:
-            self._run(table.partial())
+            self._run(text)
         except NetlabError:  # something that the change relies on is gone
             return
         table.accept()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from netlab.proxy.proxier import Changes, PortKey
 from netlab.service.model import ProxyNode, ServicePort
 from netlab.service.nftables import PortObjects, join, render
-from netlab.service.nftables_table import Base, change, full
+from netlab.service.nftables_table import Base, Kept, change, full
 
 ServiceKey = tuple[str, str]  # namespace, name
 Claim = tuple[str, str]  # set or map, key
@@ -22,6 +22,7 @@ class TableObjects:
 
     def __init__(self, node: ProxyNode, base: Base) -> None:
         self.name = base.table
+        self.version = node.addresses[0].version
         self.wanted: dict[PortKey, ServicePort] = {}
         self.stale: dict[str, None] = {}
         self._node = node
@@ -54,8 +55,13 @@ class TableObjects:
                 self.wanted.pop(key, None)
             self._changed[key[:2]][key] = None
 
-    def full(self) -> str:
-        """Return the text that makes the table anew."""
+    @property
+    def has_affinity(self) -> bool:
+        """Whether a Service that is wanted keeps its clients with their endpoints."""
+        return any(port.affinity for port in self.wanted.values())
+
+    def full(self, kept: Mapping[str, Kept] | None = None) -> str:
+        """Return the text that makes the table anew, with the affinity that was kept."""
         self._is_known = False
         self._services.clear()
         self._claims.clear()
@@ -64,15 +70,17 @@ class TableObjects:
             self._services[key[:2]][key] = render(port, self._node)
         for ports in self._services.values():
             self._claims.update(_claims(ports.values()))
-        return full(self._base, self._objects(self._services))
+        return full(self._base, self._objects(self._services), kept)
 
-    def partial(self) -> str:
-        """Return the text that turns what changed since the last one; the whole where Services claim one element."""
+    def partial(self) -> str | None:
+        """Return the text that turns what changed since the last one; None where Services claim one element.
+
+        Then the whole has to be written.
+        """
         before = join(self._objects(self._changed))
-        conflict = self._replace()
-        if conflict:
-            return self.full()
         self._is_known = False
+        if self._replace():
+            return None
         after = join(self._objects(self._changed))
         text, stale = change(before, after)
         for name in after.chains if after else ():

@@ -17,6 +17,7 @@ from netlab.service.model import Endpoint, Policy, ProxyNode, ServicePort
 from netlab.topology.model import Address
 
 TABLE = "kube-proxy"
+AFFINITY = "affinity-"  # what the names of affinity sets begin with
 NAME_LIMIT = 240  # nft allows 256, the longest prefix may have 16 (facts.md 5.3)
 REJECT = "goto reject-chain"
 
@@ -138,13 +139,18 @@ def render(port: ServicePort, node: ProxyNode) -> PortObjects:
     view = _View(port, node, words, choose(port, node.name), service_name(port))
     used = {policy: view.used(policy) for policy in Policy}
     names = (end.name for ends in used.values() for end in ends) if port.affinity else ()
-    definition = f"type {words.address}; flags dynamic,timeout; timeout {port.affinity}s;"
+    definition = affinity_set(port.cluster_ip.version, port.affinity)
     return PortObjects(
         words.table,
         dict(_chains(view, used)),
-        {f"affinity-{name}": definition for name in names},
+        {f"{AFFINITY}{name}": definition for name in names},
         _elements(view),
     )
+
+
+def affinity_set(version: int, timeout: int) -> str:
+    """Return the definition of the set of an endpoint's clients, each forgotten after so many seconds."""
+    return f"type {WORDS[version].address}; flags dynamic,timeout; timeout {timeout}s;"
 
 
 def join(objects: Iterable[PortObjects]) -> PortObjects | None:
@@ -250,7 +256,7 @@ def _cluster_ip_rules(view: _View) -> tuple[str, ...]:
 
 def _balance_rules(view: _View, names: list[str]) -> Iterator[str]:
     if view.port.affinity:
-        yield from (f"{view.words.ip} saddr @affinity-{name} goto endpoint-{name}" for name in names)
+        yield from (f"{view.words.ip} saddr @{AFFINITY}{name} goto endpoint-{name}" for name in names)
     verdicts = ", ".join(f"{number} : goto endpoint-{name}" for number, name in enumerate(names))
     yield f"numgen random mod {len(names)} vmap {{ {verdicts} }}"
 
@@ -259,5 +265,5 @@ def _endpoint_rules(view: _View, end: _Destination, translate: str) -> tuple[str
     ip = view.words.ip
     hairpin, translation = f"{ip} saddr {end.address} jump mark-for-masquerade", f"{translate} {end.place}"
     if view.port.affinity:
-        return hairpin, f"update @affinity-{end.name} {{ {ip} saddr }}", translation
+        return hairpin, f"update @{AFFINITY}{end.name} {{ {ip} saddr }}", translation
     return hairpin, translation

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from netlab.service.model import ProxyNode
 from netlab.service.nftables import WORDS, Chains, Elements, PortObjects, Words, join
@@ -38,6 +39,13 @@ class Base:
     chains: Chains
     sets: Mapping[str, str]
     elements: Elements
+
+
+class Kept(NamedTuple):
+    """What a set of the table held: its definition, and each element with the milliseconds that it had left."""
+
+    definition: str
+    elements: tuple[tuple[str, int], ...]
 
 
 # --- the table without a Service -------------------------------------------------------------------------------------
@@ -119,10 +127,11 @@ def _fixed_sets(words: Words, *, everywhere: bool) -> Mapping[str, str]:
 # --- text for nft -----------------------------------------------------------------------------------------------------
 
 
-def full(base: Base, objects: Iterable[PortObjects]) -> str:
-    """Return the transaction that makes the whole table anew, whatever it held; who had affinity loses it.
+def full(base: Base, objects: Iterable[PortObjects], kept: Mapping[str, Kept] | None = None) -> str:
+    """Return the transaction that makes the whole table anew, whatever it held.
 
-    Where two Services claim one address and port, the later one gets it.
+    `kept` are affinity sets as they were: one that is defined as before gets its elements back, or their clients
+    would lose their endpoint. Where two Services claim one address and port, the later one gets it.
     """
     ports = join(objects) or PortObjects(base.table)
     sets = {**base.sets, **{f"set {name}": definition for name, definition in ports.sets.items()}}
@@ -136,6 +145,10 @@ def full(base: Base, objects: Iterable[PortObjects]) -> str:
     for name, pairs in {**base.elements, **ports.elements}.items():
         written = ",\n".join([f"\t{_element(key, verdict)}" for key, verdict in pairs])
         parts.append(f"add element {base.table} {name} {{\n{written}\n}}\n")
+    for name, held in (kept or {}).items():
+        if ports.sets.get(name) == held.definition:
+            written = ", ".join([f"{key} expires {left}ms" for key, left in held.elements])
+            parts.append(f"add element {base.table} {name} {{ {written} }}\n")
     return "".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -13,6 +14,7 @@ from netlab.service.model import Endpoint, Policy, Protocol, ServicePort
 from tests.root.proxy_nodes import NAME, VARIANTS, proxier, run
 from tests.root.proxy_wire import ADDRESS, CLIENT, GATEWAY, POD1, POD2, PORT, ask, ask_udp, open_udp, wired
 from tests.unit.service_ports import WEB
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -158,6 +160,87 @@ def test_a_udp_flow_that_began_before_the_service(node: Proxier) -> None:
         assert ask_udp(client, "10.96.0.10", 53) == masqueraded(POD1)
         node.sync({UDP.key: None})
         assert ask_udp(client, "10.96.0.10", 53) == "lost"
+
+
+BREAK = {  # the rest stays, or the kernel does not note what is not translated
+    "iptables-legacy": "iptables-legacy -t nat -F KUBE-SERVICES",
+    "iptables-nft": "iptables-nft -t nat -F KUBE-SERVICES",
+    "nftables": "nft flush chain ip kube-proxy services; flush chain ip kube-proxy cluster-ips-check",
+}
+
+
+def test_a_udp_flow_that_began_while_rules_were_gone(node: Proxier, variant: str) -> None:
+    """Its entry has no translation, and every further packet would keep it alive (facts.md 3.9)."""
+    run(NAME, "ip", "route", "replace", "10.96.0.10", "via", ADDRESS[POD2])
+    have(node, replace(UDP, endpoints=(ONE,)))
+    with open_udp(CLIENT) as client:
+        run(NAME, *BREAK[variant].split())
+        assert ask_udp(client, "10.96.0.10", 53) == "lost"
+        assert not node.is_intact()
+        node.resync()
+        assert ask_udp(client, "10.96.0.10", 53) == masqueraded(POD1)
+
+
+# --- session affinity ------------------------------------------------------------------------------------------------
+
+SOURCES = [f"172.18.0.{number}" for number in range(100, 120)]  # by chance all do as before once in a million times
+EXPIRY = 2  # seconds
+
+
+@pytest.fixture
+def sources(node: Proxier) -> Iterator[None]:
+    """Give the client many addresses."""
+    change_sources("add")
+    yield
+    change_sources("del")
+
+
+def change_sources(verb: str) -> None:
+    lines = [f"address {verb} {address}/24 dev eth0\n" for address in SOURCES]
+    run(CLIENT, "ip", "-batch", "-", text="".join(lines))
+
+
+def endpoints_of_sources() -> list[str]:
+    return [ask(CLIENT, VIP, 80, address=address).split()[0] for address in SOURCES]
+
+
+@pytest.mark.usefixtures("sources")
+@pytest.mark.parametrize("anew", [False, True])
+def test_affinity_ends_when_a_client_was_away_for_its_timeout(node: Proxier, *, anew: bool) -> None:
+    """Each of 20 clients comes back to its endpoint at once, and has one of two chosen for it anew when time is over.
+
+    A working affinity fails this once in 2**20 times: where all are given the same again.
+    """
+    have(node, replace(BASE, affinity=EXPIRY))
+    before = []
+    for address in SOURCES:
+        first, again = (ask(CLIENT, VIP, 80, address=address) for _ in range(2))
+        assert first == again
+        before.append(first.split()[0])
+    over = time.monotonic() + EXPIRY + 0.5
+    if anew:
+        node.resync()
+    until(lambda: time.monotonic() > over)
+    assert endpoints_of_sources() != before
+
+
+@pytest.mark.usefixtures("sources")
+@pytest.mark.parametrize("how", ["repair", "restart"])
+def test_affinity_outlives_that_everything_is_written_anew(node: Proxier, variant: str, how: str) -> None:
+    """One that is lost passes once in 2**20 times."""
+    sticky = replace(BASE, affinity=60)
+    have(node, sticky)
+    before = endpoints_of_sources()
+    if how == "repair":
+        run(NAME, *BREAK[variant].split())
+        assert not node.is_intact()
+        node.resync()
+    else:
+        other = proxier(variant)
+        other.sync({sticky.key: sticky})
+        other.close()
+    assert endpoints_of_sources() == before
+    node.resync()
 
 
 def test_the_wrong_port_and_an_address_of_nobody(node: Proxier, variant: str) -> None:

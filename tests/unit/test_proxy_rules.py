@@ -7,19 +7,22 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
+from itertools import product
 
 import pytest
 
 from netlab.proxy import listing
-from netlab.proxy.conntrack import _targets
+from netlab.proxy.conntrack import Cleaner, _targets
 from netlab.proxy.iptables_rules import LARGE_CLUSTER, Rules
 from netlab.proxy.nftables_objects import TableObjects
 from netlab.proxy.proxier import PortKey
 from netlab.proxy.retry import PERIOD, Retry
 from netlab.service import nftables_table
+from netlab.service.choice import choose
 from netlab.service.iptables_restore import base
 from netlab.service.model import Endpoint, Policy, Protocol, ServicePort
-from netlab.service.nftables import render
+from netlab.service.nftables import affinity_set, endpoint_name, render
+from netlab.service.nftables_table import Kept
 from tests.unit.nft_table import Table
 from tests.unit.service_ports import EVERYWHERE, HERE, NODE, THERE, WEB, named
 
@@ -125,7 +128,9 @@ def test_jumps_that_are_missing() -> None:
 
 def told(table: TableObjects, kernel: Table, changes: dict[PortKey, ServicePort | None]) -> str:
     table.take(changes)
-    text = table.partial() if table.is_known else table.full()
+    text = table.partial() if table.is_known else None
+    if text is None:
+        text = table.full()
     kernel.run(text)
     table.accept()
     return text
@@ -179,6 +184,21 @@ def test_any_way_of_changes_ends_at_the_same_table() -> None:
     assert compared > 30
 
 
+def test_a_table_made_anew_keeps_affinity_that_is_defined_as_before() -> None:
+    one, other = replace(WEB, affinity=60), replace(OTHER, affinity=90)
+    table = TableObjects(NODE, nftables_table.base(NODE))
+    assert not table.has_affinity
+    table.take({one.key: one, other.key: other})
+    assert table.has_affinity
+    here, gone = (f"affinity-{endpoint_name(one, end)}" for end in (HERE, replace(THERE, port=1)))
+    changed = f"affinity-{endpoint_name(other, HERE)}"
+    held = (("10.0.0.1", 1500), ("10.0.0.2", 1))
+    text = table.full(dict.fromkeys((here, gone, changed), Kept(affinity_set(4, 60), held)))
+    (line,) = (line for line in text.splitlines() if "expires" in line)
+    assert line == f"add element {table.name} {here} {{ 10.0.0.1 expires 1500ms, 10.0.0.2 expires 1ms }}"
+    assert "expires" not in table.full()
+
+
 def claimed_once(ports: Iterable[ServicePort]) -> bool:
     claims = [claim for port in ports for claim in ((port.external_ips, port.port), port.node_port)]
     return len(claims) == len(set(claims))
@@ -190,11 +210,36 @@ def claimed_once(ports: Iterable[ServicePort]) -> bool:
 @pytest.mark.parametrize("version", [4, 6])
 def test_where_udp_flows_may_go(version: int) -> None:
     address, pod = ip_address("10.96.0.9" if version == 4 else "fd00::9"), "10.244.0.1" if version == 4 else "fd00::1"
-    ends = tuple(Endpoint(ip_address(pod) + number, 53, serving=number != 2) for number in range(3))
+    ends = tuple(Endpoint(ip_address(pod) + number, 53, ready=number != 2, serving=number != 2) for number in range(3))
     port = replace(WEB, protocol=Protocol.UDP, cluster_ip=address, port=53, node_port=30053, endpoints=ends)
     found = _targets({port.key: (frozenset({(b"gone", b"\0\7")}), port)})
     serving = {(end.address.packed, b"\0\x35") for end in ends[:2]}
     assert found == {(address.packed, b"\0\x35"): serving, (b"", b"\x75\x65"): serving, (b"gone", b"\0\7"): serving}
+
+
+def test_a_flow_may_stay_with_an_endpoint_that_rules_choose_though_it_does_not_serve() -> None:
+    """By publishNotReadyAddresses it is ready all the same, and what rules choose is not to be cut at each change."""
+    ends = tuple(
+        Endpoint(IPv4Address("10.244.0.1") + number, 53, "n1", ready=ready, serving=serving, terminating=terminating)
+        for number, (ready, serving, terminating) in enumerate(product((True, False), repeat=3))
+    )
+    for chosen in (*((end,) for end in ends), ends):
+        port = replace(WEB, protocol=Protocol.UDP, endpoints=chosen)
+        (kept,) = _targets({port.key: (frozenset(), port)}).values()
+        assert {(end.address.packed, b"\0\x35") for end in choose(port, "n1").cluster} <= kept
+        assert kept == {(end.address.packed, b"\0\x35") for end in chosen if end.ready or end.serving}
+
+
+def test_a_flow_of_any_port_may_be_stuck_where_everything_was_gone() -> None:
+    """What was noted before stays: the addresses that a port had then are cleaned too."""
+    udp = replace(WEB, protocol=Protocol.UDP, endpoints=(HERE,))
+    moved = replace(udp, cluster_ip=OTHER.cluster_ip)
+    other = replace(OTHER, protocol=Protocol.UDP, cluster_ip=IPv4Address("10.96.0.52"))
+    cleaner = Cleaner("nowhere")
+    cleaner.note({moved.key: moved}, {udp.key: udp})
+    cleaner.note_all({port.key: port for port in (WEB, moved, other)})
+    found = _targets(cleaner._changed)
+    assert found.keys() == {(port.cluster_ip.packed, b"\0\x50") for port in (udp, moved, other)}
 
 
 def test_what_failed_is_tried_again_after_a_while() -> None:
