@@ -108,6 +108,7 @@ def _template_of(pod: Pod) -> PodTemplate:
         host_network=pod.host_network,
         host_aliases=pod.host_aliases,
         grace=pod.grace,
+        dns_policy=pod.dns_policy,
     )
 
 

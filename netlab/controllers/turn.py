@@ -91,6 +91,7 @@ def pod_of(
         hostname=name if own else template.hostname,
         subdomain=workload.service if own else template.subdomain,
         grace=template.grace,
+        dns_policy=template.dns_policy,
         owner=workload.owner,
         revision=revision,
     )

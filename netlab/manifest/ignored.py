@@ -16,7 +16,6 @@ from netlab.topology.diagnose import find_model
 from netlab.topology.spec import Spec
 
 Found = Counter[tuple[str, str, str]]  # by kind, path and note
-USUAL = {"dnsPolicy": ("ClusterFirst", "ClusterFirstWithHostNet")}  # as every pod has it here: nothing to say
 ECHO = "the built-in echo server stands in"
 
 
@@ -32,7 +31,7 @@ def strip(value: Any, model: type[BaseModel], kind: str, found: Found, path: str
         here = f"{path}.{name}" if path else name
         if name not in notes:
             kept[name] = strip(field, parts[name], kind, found, here) if name in parts else field
-        elif field is not None and field not in USUAL.get(name, ()):
+        elif field is not None:
             found[kind, here, notes[name]] += 1
     return kept
 
@@ -56,6 +55,13 @@ def count_images(spec: Spec, kind: str, found: Found) -> None:
                 found[kind, f"{path}.containers[].image", "" if container.command else ECHO] += 1
             if container.args and not container.command:
                 found[kind, f"{path}.containers[].args", ECHO] += 1
+
+
+def count_dns_policy(spec: Spec, kind: str, found: Found) -> None:
+    """Count a dnsPolicy that would have the pod's dnsConfig, which is ignored."""
+    for path, body in _pod_bodies(spec):
+        if body.dns_policy == "None":
+            found[kind, f"{path}.dnsPolicy", "None is taken for ClusterFirst"] += 1
 
 
 def count_surge(spec: Spec, kind: str, found: Found) -> None:

@@ -186,14 +186,16 @@ class PodBody(Spec):
         "initContainers": "they are not run",
         "readinessGates": "nobody sets such conditions: the probes alone decide",
         "setHostnameAsFQDN": "the host name stays short",
-        "dnsPolicy": "pods ask the cluster's DNS",
-        "dnsConfig": "pods ask the cluster's DNS",
+        "dnsConfig": "pods ask the cluster's DNS, or nobody",
     }  # fmt: skip
     containers: list[Container] = Field(min_length=1)
     node_name: Label | None = Field(None, alias="nodeName")
     node_selector: Annotated[dict[str, str], AfterValidator(_node_selector)] = Field({}, alias="nodeSelector")
     host_network: bool = Field(False, alias="hostNetwork")
     host_aliases: list[HostAliasSpec] = Field([], alias="hostAliases")
+    dns_policy: Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"] = Field(
+        "ClusterFirst", alias="dnsPolicy"
+    )
     hostname: Label | None = None
     subdomain: Label | None = None
     grace: int = Field(GRACE, alias="terminationGracePeriodSeconds", ge=0)

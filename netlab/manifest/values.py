@@ -5,7 +5,7 @@ from __future__ import annotations
 from netlab.manifest.schema import HOSTNAME_LABEL, Container, PodBody, PodObject, ServiceObject, SliceObject, Template
 from netlab.manifest.workload_schema import AnyObject, DaemonSet, Deployment, StatefulSet
 from netlab.topology import pod, service
-from netlab.topology.pod import Pod, PodTemplate, Strategy, Workload, WorkloadKind
+from netlab.topology.pod import DnsPolicy, Pod, PodTemplate, Strategy, Workload, WorkloadKind
 from netlab.topology.values import container_ports, env, host_aliases, labels, probe, service_value
 
 SERVICE_LABEL = "kubernetes.io/service-name"
@@ -50,6 +50,7 @@ def _pod(spec: PodObject) -> Pod:
         subdomain=body.subdomain or "",
         grace=body.grace,
         owner=MANIFEST,
+        dns_policy=_dns_policy(body),
     )
 
 
@@ -64,7 +65,13 @@ def _template(spec: Template, *, subdomain: str = "") -> PodTemplate:
         subdomain=subdomain or body.subdomain or "",
         node=node_of(body),
         grace=body.grace,
+        dns_policy=_dns_policy(body),
     )
+
+
+def _dns_policy(body: PodBody) -> DnsPolicy:
+    """Return whose resolv.conf a pod has. None would have dnsConfig's, which nobody reads, so it is as unsaid."""
+    return DnsPolicy.CLUSTER_FIRST if body.dns_policy == "None" else DnsPolicy(body.dns_policy)
 
 
 def _containers(body: PodBody) -> tuple[pod.Container, ...]:

@@ -68,12 +68,12 @@ def _own_names(pod: Pod) -> str:
 
 
 def resolv_conf(topology: Topology, member: str) -> str:
-    """Return /etc/resolv.conf: a pod's names cluster DNS and its search list (dnsPolicy ClusterFirst), others' none.
+    """Return /etc/resolv.conf: a pod's names cluster DNS and its search list, others' none.
 
-    A hostNetwork pod has its node's, as in Kubernetes.
+    A pod's dnsPolicy may be the node's file, and with hostNetwork it is, if not ClusterFirstWithHostNet.
     """
     pod = topology.find_pod(member)
-    if pod is None or pod.host_network:
+    if pod is None or not pod.asks_cluster_dns:
         return _NO_SERVER
     search = f"search {pod.namespace}.svc.{ZONE} svc.{ZONE} {ZONE}\n"
     if topology.proxy is Proxy.NONE:

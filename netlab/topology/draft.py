@@ -252,6 +252,7 @@ def _pods(partial: Partial, nodes: list[str]) -> Iterator[Placed[model.Pod]]:
                 hostname=spec.hostname or "",
                 subdomain=spec.subdomain or "",
                 grace=spec.grace,
+                dns_policy=model.DnsPolicy(spec.dns_policy),
             )
             yield Placed(loc, pod)
 

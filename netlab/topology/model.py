@@ -12,13 +12,14 @@ from enum import StrEnum
 from typing import ClassVar
 
 from netlab.topology.addresses import Address, Network
-from netlab.topology.pod import SYSTEM, Container, ContainerPort, EnvVar, HostAlias, HttpGet, Pod, Probe
+from netlab.topology.pod import SYSTEM, Container, ContainerPort, DnsPolicy, EnvVar, HostAlias, HttpGet, Pod, Probe
 from netlab.topology.service import EndpointSlice, Service
 
 __all__ = [  # the parts that have modules of their own
     "Address",
     "Container",
     "ContainerPort",
+    "DnsPolicy",
     "EndpointSlice",
     "EnvVar",
     "HostAlias",

@@ -73,6 +73,14 @@ class Container:
     readiness: Probe | None = None
 
 
+class DnsPolicy(StrEnum):
+    """Whose resolv.conf a pod has. There is no None: pods have no dnsConfig."""
+
+    CLUSTER_FIRST = "ClusterFirst"  # the cluster's; with hostNetwork the node's
+    CLUSTER_FIRST_WITH_HOST_NET = "ClusterFirstWithHostNet"  # the cluster's
+    DEFAULT = "Default"  # the node's
+
+
 @dataclass(frozen=True, slots=True)
 class HostAlias:
     """A line of the pod's /etc/hosts."""
@@ -102,6 +110,14 @@ class Pod:
     grace: int = GRACE  # seconds: terminationGracePeriodSeconds
     owner: str = ""
     revision: str = ""
+    dns_policy: DnsPolicy = DnsPolicy.CLUSTER_FIRST
+
+    @property
+    def asks_cluster_dns(self) -> bool:
+        """Say whether its resolv.conf is the cluster's (facts.md 7.3)."""
+        if self.host_network:
+            return self.dns_policy is DnsPolicy.CLUSTER_FIRST_WITH_HOST_NET
+        return self.dns_policy is not DnsPolicy.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +132,7 @@ class PodTemplate:
     subdomain: str = ""
     node: str = ""
     grace: int = GRACE
+    dns_policy: DnsPolicy = DnsPolicy.CLUSTER_FIRST
 
 
 class WorkloadKind(StrEnum):

@@ -202,6 +202,11 @@ class PodSettings(Spec):
         False, alias="hostNetwork", description="Use the node's network instead of one of its own."
     )
     host_aliases: list[HostAliasSpec] = Field([], alias="hostAliases", description="Lines for its /etc/hosts.")
+    dns_policy: Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default"] = Field(
+        "ClusterFirst",
+        alias="dnsPolicy",
+        description="Whether it asks cluster DNS; with `hostNetwork` it does by `ClusterFirstWithHostNet` only.",
+    )
     ip: Addresses = Field(
         [], description="Its address, or one per IP version. Without it: the next free one of its node's podCIDR."
     )

@@ -76,6 +76,4 @@ def _place(value: Any) -> Network | str:
 
 PlaceText = Literal["primary"] | CidrText
 Place = Annotated[Network | str, PlainValidator(_place, json_schema_input_type=PlaceText)]
-NodePortAddresses = Annotated[
-    list[Place], BeforeValidator(_places, json_schema_input_type=PlaceText | list[PlaceText])
-]
+NodePortAddresses = Annotated[list[Place], BeforeValidator(_places, json_schema_input_type=PlaceText | list[PlaceText])]

@@ -17,6 +17,7 @@ nodes: [n1, {name: n2, proxy: nftables}]
 pods:
   client: {node: n1}
   other: {node: n2}
+  agent: {node: n2, hostNetwork: true, dnsPolicy: ClusterFirstWithHostNet}
   web: {node: n1, labels: {app: web}, containers: [{name: echo, ports: [80]}]}
 services:
   web: {type: NodePort, clusterIP: 10.96.0.80, selector: {app: web}, ports: [{port: 80, nodePort: 30080}]}
@@ -67,6 +68,10 @@ def test_kube_proxys_own_settings(usual: ServiceLab) -> None:
     assert usual.ask("n1", "127.0.0.1", 30080) == Reply("web", "10.244.1.1")
     assert usual.ask("client", address(usual, "n1"), 30080) == Reply("web", "10.244.1.1")
     assert usual.ask("other", address(usual, "n2"), 30080) == Reply("web", "10.244.2.0")
+
+
+def test_a_pod_of_the_nodes_network_asks_the_clusters_dns_if_it_wants_to(usual: ServiceLab) -> None:
+    assert usual.lab.exec("agent", ["getent", "ahostsv4", "web"]).stdout.split()[0] == "10.96.0.80"
 
 
 def test_rules_and_settings_are_the_files(chosen: ServiceLab) -> None:

@@ -12,7 +12,7 @@ from netlab.controllers.schedule import Scheduler
 from netlab.controllers.state import PodState
 from netlab.controllers.workloads import check, step
 from netlab.errors import PlanError
-from netlab.topology.pod import GRACE, Pod, Strategy, WorkloadKind
+from netlab.topology.pod import GRACE, DnsPolicy, Pod, Strategy, Workload, WorkloadKind
 from tests.unit.workload_cluster import APP, Cluster, template, workload
 
 DEPLOYMENT = workload(WorkloadKind.DEPLOYMENT)
@@ -109,6 +109,14 @@ def test_a_deployment_s_pods_carry_name_labels_owner_and_are_spread() -> None:
         ("Deployment default/web", revision, "h", "s")
     }
     assert cluster.turn().create == ()
+
+
+@pytest.mark.parametrize("declared", [DEPLOYMENT, STATEFUL_SET, DAEMON_SET])
+def test_a_pod_has_its_templates_network(declared: Workload) -> None:
+    policy = DnsPolicy.CLUSTER_FIRST_WITH_HOST_NET
+    made = replace(template(), host_network=True, dns_policy=policy)
+    pods = Cluster(replace(declared, template=made)).turn().create
+    assert {(pod.host_network, pod.dns_policy) for pod in pods} == {(True, policy)}
 
 
 def test_a_rolling_update_surges_first_and_goes_on_as_pods_get_ready() -> None:
@@ -283,7 +291,7 @@ def test_a_stateful_set_updates_from_the_highest_and_keeps_names() -> None:
 
 
 def test_below_the_partition_the_old_template_stays_even_for_a_new_pod() -> None:
-    cluster = settled(STATEFUL_SET)
+    cluster = settled(replace(STATEFUL_SET, template=replace(template(), dns_policy=DnsPolicy.DEFAULT)))
     old = {name: state.pod for name, state in cluster.pods.items()}
     upgrade(cluster, partition=2)
     cluster.settle()

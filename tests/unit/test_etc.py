@@ -10,6 +10,7 @@ from netlab.store.store import Lease, Snapshot
 from netlab.topology.model import (
     BridgeBackend,
     Container,
+    DnsPolicy,
     HostAlias,
     Netfilter,
     Node,
@@ -121,6 +122,22 @@ def test_only_pods_with_containers_need_files(topology: Topology, snapshot: Snap
 def test_a_pod_searches_the_clusters_domains(topology: Topology) -> None:
     search = "search default.svc.cluster.local svc.cluster.local cluster.local"
     assert resolv_conf(topology, "web").splitlines() == [search, "nameserver 10.96.0.10", "options ndots:5"]
+
+
+@pytest.mark.parametrize(
+    ("member", "policy", "asks"),
+    [
+        ("web", DnsPolicy.CLUSTER_FIRST, True),
+        ("web", DnsPolicy.CLUSTER_FIRST_WITH_HOST_NET, True),
+        ("web", DnsPolicy.DEFAULT, False),
+        ("host", DnsPolicy.CLUSTER_FIRST, False),
+        ("host", DnsPolicy.CLUSTER_FIRST_WITH_HOST_NET, True),
+        ("host", DnsPolicy.DEFAULT, False),
+    ],
+)
+def test_who_asks_the_clusters_dns(topology: Topology, member: str, policy: DnsPolicy, *, asks: bool) -> None:
+    pods = tuple(replace(pod, dns_policy=policy) if pod.name == member else pod for pod in topology.pods)
+    assert ("nameserver 10.96.0.10" in resolv_conf(replace(topology, pods=pods), member)) is asks
 
 
 def test_without_services_there_is_no_nameserver(topology: Topology) -> None:

@@ -12,7 +12,18 @@ import pytest
 from netlab.errors import ManifestError
 from netlab.manifest.model import Ignored, Manifests
 from netlab.manifest.read import SIZE_MAX, load, read
-from netlab.topology.pod import Container, ContainerPort, EnvVar, HttpGet, Pod, PodTemplate, Probe, Strategy, Workload
+from netlab.topology.pod import (
+    Container,
+    ContainerPort,
+    DnsPolicy,
+    EnvVar,
+    HttpGet,
+    Pod,
+    PodTemplate,
+    Probe,
+    Strategy,
+    Workload,
+)
 from netlab.topology.pod import WorkloadKind as Kind
 from netlab.topology.service import EndpointSlice, Port, Protocol, Service, SliceEndpoint, SlicePort
 
@@ -206,6 +217,21 @@ def test_file_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         stream.truncate(SIZE_MAX + 1)
     with pytest.raises(ManifestError, match="larger than 32 MiB, which no manifest is"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "policy", "notes"),
+    [
+        ("ClusterFirst", DnsPolicy.CLUSTER_FIRST, []),
+        ("ClusterFirstWithHostNet", DnsPolicy.CLUSTER_FIRST_WITH_HOST_NET, []),
+        ("Default", DnsPolicy.DEFAULT, []),
+        ("None", DnsPolicy.CLUSTER_FIRST, ["Deployment: spec.template.spec.dnsPolicy: None is taken for ClusterFirst"]),
+    ],
+)
+def test_dns_policy(written: str, policy: DnsPolicy, notes: list[str]) -> None:
+    found = read(DEPLOYMENT.replace("dnsPolicy: ClusterFirst", f"dnsPolicy: {written}"))
+    assert found.workloads[0].value.template.dns_policy is policy
+    assert [line for line in found.ignored_lines() if "dns" in line] == notes
 
 
 # --- what is ignored -------------------------------------------------------------------------------------------------

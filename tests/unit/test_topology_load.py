@@ -15,6 +15,7 @@ from netlab.topology.model import (
     Check,
     CheckProtocol,
     Container,
+    DnsPolicy,
     EnvVar,
     Expect,
     HostAlias,
@@ -260,8 +261,9 @@ pods:
   containers:
   - {name: http, command: [python3, -m], args: [http.server, "80"], env: {A: b}, workingDir: /tmp}
   - {name: once, command: echo $A, env: [{name: A, value: "x y"}, {name: B}], restartPolicy: Never}
-- {name: agent, hostNetwork: true}
+- {name: agent, hostNetwork: true, dnsPolicy: ClusterFirstWithHostNet}
 """)
+    assert topology.pods[1] == Pod("agent", "n1", host_network=True, dns_policy=DnsPolicy.CLUSTER_FIRST_WITH_HOST_NET)
     assert topology.pods[0] == Pod(
         name="web",
         node="n2",
