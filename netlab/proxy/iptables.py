@@ -12,7 +12,7 @@ from netlab.proxy.conntrack import Cleaner
 from netlab.proxy.iptables_rules import Rules
 from netlab.proxy.proxier import Changes, NodeTarget
 from netlab.proxy.retry import Retry
-from netlab.proxy.watch import Change, LegacyWatch, NftWatch
+from netlab.proxy.watch import LOOKS, Change, LegacyWatch, NftWatch
 from netlab.service.iptables_restore import CANARY_TABLES, base
 from netlab.service.model import ProxyNode
 
@@ -30,6 +30,7 @@ class IptablesProxier:
         self._nft: NftWatch | None = None
         self._legacy: LegacyWatch | None = None
         self._retry = Retry()
+        self._looks = 0
 
     def sync(self, changes: Changes) -> None:
         """Write ports that changed; everything where that failed before, or somebody else changed our rules."""
@@ -48,9 +49,13 @@ class IptablesProxier:
         self._write()
 
     def is_intact(self) -> bool:
-        """Say whether every chain and jump is there. The node's rules are listed only if somebody changed some."""
+        """Say whether every chain and jump is there. The node's rules are listed only if somebody changed some.
+
+        And those of iptables-legacy now and then, for what its sizes do not show.
+        """
         if self._variant:
-            self._look()
+            self._looks += 1
+            self._look(everything=self._looks % LOOKS == 0)
         return all(rules.is_known for rules in self._rules.values())
 
     def fileno(self) -> int | None:
@@ -135,7 +140,7 @@ class IptablesProxier:
 
     # --- what somebody else did --------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _look(self, *, everything: bool = False) -> None:
         """Forget what was written where somebody else changed it; what may be a change of it is told by listing."""
         if self._nft:
             changes = self._nft.take()
@@ -143,7 +148,7 @@ class IptablesProxier:
                 self._forget()
             elif any(_may_be_a_jump(change) for change in changes):
                 self._compare()
-        elif self._legacy and self._legacy.has_changed():
+        elif self._legacy and (everything or self._legacy.has_changed()):
             self._legacy.accept()
             self._compare()
 

@@ -24,6 +24,7 @@ class Rules:
         self._written: dict[PortKey, PortRules] | None = None
         self._pending: dict[PortKey, PortRules] | None = None
         self._changed: dict[PortKey, None] = {}
+        self._compared: frozenset[int] = frozenset()
         self._endpoints = 0
 
     @property
@@ -83,11 +84,13 @@ class Rules:
         self._changed = {}
 
     def is_complete(self, tables: Tables) -> bool:
-        """Say whether a listing has every jump, chain and canary, and each chain as many rules as were written."""
+        """Say whether a listing has every jump, chain and canary, and in each chain the rules that were written."""
         if self._written is None:
             return False
         expected = listing.parse("".join(full_input(self.base, self._written.values())))
-        return listing.has(tables, expected) and not listing.missing_jumps(tables, self.base.jumps)
+        found = listing.compare(tables, expected, self._compared)
+        self._compared = found or frozenset()
+        return found is not None and not listing.missing_jumps(tables, self.base.jumps)
 
     @property
     def _is_large(self) -> bool:

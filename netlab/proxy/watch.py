@@ -2,7 +2,8 @@
 
 Rules of nftables, and those of iptables-nft, which are nftables' too: the kernel tells a listener each change and whose
 it is (linux/netfilter/nfnetlink.h, group NFNLGRP_NFTABLES). Rules of iptables-legacy: the kernel tells nobody, but
-answers with the number and the size of a table's entries (linux/netfilter_ipv4/ip_tables.h, IPT_SO_GET_INFO).
+answers with the number and the size of a table's entries (linux/netfilter_ipv4/ip_tables.h, IPT_SO_GET_INFO). What
+does not show so (one rule in the place of another that is as long) is found by listing, now and then.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ NFNL_SUBSYS_NFTABLES = 10
 SO_ATTACH_FILTER = 26
 SO_DETACH_FILTER = 27
 SO_RCVBUFFORCE = 33
+LOOKS = 30  # of so many looks at what nobody announces changes of, the last one lists everything
 QUEUE_BYTES = 1 << 22
 FAMILIES = {2: 4, 10: 6}  # NFPROTO_IPV4, NFPROTO_IPV6
 CHAIN_MESSAGES = range(3, 6)  # NFT_MSG_NEWCHAIN, GETCHAIN, DELCHAIN

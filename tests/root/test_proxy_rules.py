@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from netlab.errors import ProgramError
-from netlab.proxy import tools
+from netlab.proxy import listing, tools
 from netlab.proxy.proxier import PortKey
 from netlab.service.model import ServicePort
 from tests.root.proxy_nodes import (
@@ -46,6 +46,19 @@ def test_every_rule_loads_and_is_listed_as_complete(variant: str) -> None:
     assert one.is_intact()
     text = str(rules(variant))
     assert [str(port) for port in rich().values() if str(port.cluster_ip) not in text] == []
+    one.close()
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:2], indirect=True)
+def test_a_listing_means_what_was_written(variant: str) -> None:
+    """Of every kind of rule, also after changes, which leave shared chains in another order."""
+    one = proxier(variant)
+    one.sync(rich())
+    for round_ in range(2):
+        for version, written in one._rules.items():  # type: ignore[attr-defined]
+            assert written.is_complete(listing.parse(tools.save(NAME, variant, version))), (round_, version)
+        one.sync(dict.fromkeys(sorted(rich())[::3]))
+        one.sync({key: port for key, port in rich().items() if key in sorted(rich())[::6]})
     one.close()
 
 

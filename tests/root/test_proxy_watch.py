@@ -10,6 +10,7 @@ import pytest
 
 from netlab.proxy import generation, tools
 from netlab.proxy.proxier import Proxier
+from netlab.proxy.watch import LOOKS
 from tests.root.proxy_nodes import NAME, VARIANTS, nodes, plenty, proxier, rules, run, settle
 
 pytestmark = pytest.mark.root
@@ -26,6 +27,7 @@ DAMAGE = [
     ("iptables-legacy", "iptables-legacy -F"),
     ("iptables-legacy", "iptables-legacy -t nat -F KUBE-SERVICES"),
     ("iptables-legacy", "iptables-legacy -t nat -D KUBE-MARK-MASQ 1"),
+    ("iptables-legacy", "iptables-legacy -R KUBE-FORWARD 3 -m comment --comment kube -j ACCEPT"),
     ("iptables-legacy", "iptables-legacy -D FORWARD 1"),
     ("iptables-legacy", "ip6tables-legacy -t nat -F"),
     ("nftables", "nft flush ruleset"),
@@ -54,6 +56,28 @@ def test_damage_is_noticed_and_repaired(variant: str, damage: str) -> None:
         one.resync()
         assert one.is_intact()
         assert rules(variant) == whole
+        one.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "iptables-legacy -t nat -R KUBE-MARK-MASQ 1 -j RETURN",
+        "iptables-legacy -t nat -R KUBE-POSTROUTING 2 -j MARK --xor-mark 0x8000",
+    ],
+)
+def test_a_rule_that_is_as_long_as_ours_is_noticed_by_and_by(damage: str) -> None:
+    """The kernel tells nobody, and says the same of both tables."""
+    with nodes(NAME):
+        one = proxier("iptables-legacy")
+        one.sync(plenty(2))
+        whole = rules("iptables-legacy")
+        assert [one.is_intact() for _ in range(LOOKS)] == [True] * LOOKS
+        run(NAME, *damage.split())
+        assert [one.is_intact() for _ in range(LOOKS)] == [True] * (LOOKS - 1) + [False]
+        one.resync()
+        assert one.is_intact()
+        assert rules("iptables-legacy") == whole
         one.close()
 
 

@@ -123,6 +123,58 @@ def test_jumps_that_are_missing() -> None:
     ]
 
 
+SAME = [
+    (
+        '-m comment --comment "a b" -m tcp -p tcp -d 10.96.0.1 --dport 80 -j X',
+        '-d 10.96.0.1/32 -p tcp -m comment --comment "a b" -m tcp --dport 80 -j X',
+    ),
+    ("-m mark ! --mark 0x004000/0x004000 -j RETURN", "-m mark ! --mark 0x4000/0x4000 -j RETURN"),
+    ("-j MARK --xor-mark 0x004000", "-j MARK --set-xmark 0x4000/0x0"),
+    ("-j MARK --or-mark 0x004000", "-j MARK --set-xmark 0x4000/0x4000"),
+    ("--mode random --probability 0.3333333333 -j X", "--mode random --probability 0.33333333349 -j X"),
+    ("-s fd00::1 -j REJECT", "-s fd00::1/128 -j REJECT --reject-with icmp6-port-unreachable"),
+    ("-m recent --name X --set", "-m recent --set --name X --mask 255.255.255.255 --rsource"),
+]
+OTHER_RULES = [
+    ("-j MARK --or-mark 0x004000", "-j RETURN"),
+    ("-j MARK --or-mark 0x004000", "-j MARK --set-xmark 0x8000/0x8000"),
+    ("! -s 10.0.0.0/8 -d 10.1.0.0/16 -j X", "-s 10.0.0.0/8 ! -d 10.1.0.0/16 -j X"),
+    ("--probability 0.3333333333 -j X", "--probability 0.25000000000 -j X"),
+    ("-d 10.96.0.1 -j X", "-d 10.96.0.1/31 -j X"),
+    ("-p tcp -j DNAT --to-destination 10.0.0.1:80", "-p tcp -j DNAT --to-destination 10.0.0.1:81"),
+    ("-m recent --name X --set", "-m recent --set --name X --mask 255.255.255.0 --rsource"),
+    ("-j REJECT", "-j REJECT --reject-with tcp-reset"),
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "same"), [(*pair, True) for pair in SAME] + [(*pair, False) for pair in OTHER_RULES]
+)
+def test_what_a_rule_means_does_not_depend_on_how_it_is_worded(wanted: str, found: str, *, same: bool) -> None:
+    assert (listing.compare({"nat": {"KUBE-SVC-A": [found]}}, {"nat": {"KUBE-SVC-A": [wanted]}}) is not None) is same
+
+
+def test_what_is_known_to_be_the_same_is_not_compared_again() -> None:
+    found: listing.Tables = {"nat": {"A": ["-d 10.0.0.1/32"], "B": ["-j X"]}}
+    wanted: listing.Tables = {"nat": {"A": ["-d 10.0.0.1"], "B": ["-j X"]}}
+    known = listing.compare(found, wanted)
+    assert known is not None
+    assert listing.compare(found, wanted, known) == known
+    assert listing.compare({"nat": {"A": ["-d 10.0.0.2/32"], "B": ["-j X"]}}, wanted, known) is None
+    assert listing.compare({"nat": {"A": ["-d 10.0.0.1/32"]}}, wanted, known) is None
+
+
+def test_ports_stand_in_any_order_in_chains_that_they_share_and_what_is_last_is_last() -> None:
+    def has(chain: str, *targets: str) -> bool:
+        found, wanted = ([f"-j {target}" for target in them] for them in (targets, "ABC"))
+        return listing.compare({"nat": {chain: found}}, {"nat": {chain: wanted}}) is not None
+
+    assert has("KUBE-SERVICES", *"BAC")
+    assert not has("KUBE-SERVICES", *"ACB")
+    assert not has("KUBE-SERVICES", *"BBC")
+    assert not has("KUBE-SVC-A", *"BAC")
+
+
 # --- nftables --------------------------------------------------------------------------------------------------------
 
 
