@@ -30,7 +30,9 @@ def pod_backend(service: Service, state: PodState) -> Backend | None:
         return None
     named = state.pod.hostname if state.pod.subdomain == service.name else ""
     ready = service.publish_not_ready or (state.ready and not state.terminating)
-    endpoint = SliceEndpoint(state.addresses, named, state.pod.node, ready, state.ready, state.terminating)
+    node = state.pod.node
+    hints = (node,) if service.prefers_same_node and ready else ()  # as the EndpointSlice controller has it
+    endpoint = SliceEndpoint(state.addresses, named, node, ready, state.ready, state.terminating, hints)
     numbers = ((port, target_port(port, state.pod)) for port in service.ports)
     return Backend(endpoint, tuple(SlicePort(number, port.name, port.protocol) for port, number in numbers if number))
 
@@ -96,7 +98,15 @@ def _endpoints(port: Port, version: int, backends: Sequence[Backend]) -> Iterato
         address = next((found for found in endpoint.addresses if found.version == version), None)
         number = next((n.port for n in numbers if (n.name, n.protocol) == (port.name, port.protocol)), 0)
         if address and number:
-            yield Endpoint(address, number, endpoint.node, endpoint.ready, endpoint.serving, endpoint.terminating)
+            yield Endpoint(
+                address,
+                number,
+                endpoint.node,
+                endpoint.ready,
+                endpoint.serving,
+                endpoint.terminating,
+                endpoint.node_hints,
+            )
 
 
 def dns_service(service: Service, allocation: Allocation, backends: Sequence[Backend]) -> dns.Service:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from netlab.manifest.model import Ignored
-from netlab.manifest.schema import PodBody, Template
+from netlab.manifest.schema import PodBody, ServiceObject, Template
 from netlab.manifest.workload_schema import DaemonSet
 from netlab.topology.diagnose import find_model
 from netlab.topology.spec import Spec
@@ -62,6 +62,13 @@ def count_dns_policy(spec: Spec, kind: str, found: Found) -> None:
     for path, body in _pod_bodies(spec):
         if body.dns_policy == "None":
             found[kind, f"{path}.dnsPolicy", "None is taken for ClusterFirst"] += 1
+
+
+def count_zones(spec: Spec, kind: str, found: Found) -> None:
+    """Count a Service's wish for endpoints of the client's zone."""
+    wish = spec.spec.traffic_distribution if isinstance(spec, ServiceObject) else None
+    if wish in ("PreferClose", "PreferSameZone"):
+        found[kind, "spec.trafficDistribution", "nodes have no zones: every endpoint is as near as another"] += 1
 
 
 def count_surge(spec: Spec, kind: str, found: Found) -> None:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from netlab.errors import ManifestError, Problem, TopologyError
 from netlab.manifest import words
 from netlab.manifest.faults import faults
-from netlab.manifest.ignored import Found, count_dns_policy, count_images, count_surge, strip, tally
+from netlab.manifest.ignored import Found, count_dns_policy, count_images, count_surge, count_zones, strip, tally
 from netlab.manifest.model import Declared, Manifests
 from netlab.manifest.values import value_of
 from netlab.manifest.workload_schema import KINDS, LIST, AnyObject
@@ -126,6 +126,7 @@ class _Reader:
         count_images(spec, kind, self.found)
         count_surge(spec, kind, self.found)
         count_dns_policy(spec, kind, self.found)
+        count_zones(spec, kind, self.found)
         self.declared.append(Declared(value_of(spec), kind, document, loc, spec))
 
     def _identify(self, document: Document, loc: Loc, value: dict[str, Value]) -> None:

@@ -87,9 +87,11 @@ class ServiceBody(ServiceFields):
 
     IGNORED: ClassVar[Notes] = {
         "loadBalancerClass": "there is one load balancer",
-        "trafficDistribution": "nodes have no zones: every endpoint is as near as another",
     }
     ports: list[PortSpec] = Field([])  # type: ignore[assignment]
+    traffic_distribution: Literal["PreferClose", "PreferSameZone", "PreferSameNode"] | None = Field(  # type: ignore[assignment]
+        None, alias="trafficDistribution"
+    )
 
 
 class ServiceObject(Spec):
@@ -225,18 +227,31 @@ class Conditions(Spec):
     terminating: bool | None = None
 
 
+class NodeHint(Spec):
+    """A node whose clients an endpoint is meant for."""
+
+    name: Label
+
+
+class Hints(Spec):
+    """Whose clients an endpoint is meant for."""
+
+    IGNORED: ClassVar[Notes] = {"forZones": "nodes have no zones"}
+    for_nodes: list[NodeHint] = Field([], alias="forNodes", max_length=8)
+
+
 class EndpointFields(Spec):
     """One endpoint of an EndpointSlice."""
 
     IGNORED: ClassVar[Notes] = {
         **plain("targetRef", "deprecatedTopology"),
         "zone": "nodes have no zones",
-        "hints": "nodes have no zones",
     }
     addresses: list[MachineAddress] = Field(min_length=1, max_length=100)
     conditions: Conditions = Field({}, validate_default=True)
     hostname: Label | None = None
     node_name: Label | None = Field(None, alias="nodeName")
+    hints: Hints = Field({}, validate_default=True)
 
 
 class SlicePortFields(Spec):

@@ -155,9 +155,10 @@ def _slice(spec: SliceObject) -> service.EndpointSlice:
         ready = one.conditions.ready is not False
         serving = ready if one.conditions.serving is None else one.conditions.serving
         terminating = one.conditions.terminating is True
+        hints = tuple(hint.name for hint in one.hints.for_nodes)
         endpoints.append(
             service.SliceEndpoint(
-                tuple(one.addresses), one.hostname or "", one.node_name or "", ready, serving, terminating
+                tuple(one.addresses), one.hostname or "", one.node_name or "", ready, serving, terminating, hints
             )
         )
     return service.EndpointSlice(

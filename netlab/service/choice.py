@@ -1,4 +1,4 @@
-"""Which endpoints a packet may go to on a node: kube-proxy's CategorizeEndpoints (facts.md 8.2). Pure."""
+"""Which endpoints a packet may go to on a node: kube-proxy's CategorizeEndpoints (facts.md 8.2, 8.3). Pure."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ class Choice(NamedTuple):
 
 def choose(port: ServicePort, node: str) -> Choice:
     """Return the endpoints of a port for a node: the ready ones, or else those that still serve while they end."""
-    cluster = _usable(port.endpoints)
+    cluster = _near(_usable(port.endpoints), node)
     local = _usable(endpoint for endpoint in port.endpoints if endpoint.node == node)
     return Choice(cluster, local, bool(cluster or local))
+
+
+def _near(found: tuple[Endpoint, ...], node: str) -> tuple[Endpoint, ...]:
+    """Return the endpoints that are meant for a node, where every one is for some and one for this; else all."""
+    if not all(endpoint.node_hints and endpoint.ready for endpoint in found):
+        return found
+    return tuple(endpoint for endpoint in found if node in endpoint.node_hints) or found
 
 
 def _usable(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:

@@ -18,7 +18,8 @@ __all__ = ["Endpoint", "Policy", "Protocol", "ProxyNode", "ServicePort"]
 class Endpoint:
     """A pod behind a Service's port, or an address that an EndpointSlice names.
 
-    `node` is empty for one that is on no node. The conditions are EndpointSlice's with the absent ones filled in
+    `node` is empty for one that is on no node; `node_hints` are the nodes whose clients it is meant for, empty for all.
+    The conditions are EndpointSlice's with the absent ones filled in
     (facts.md 8.1).
     """
 
@@ -28,6 +29,7 @@ class Endpoint:
     ready: bool = True
     serving: bool = True
     terminating: bool = False
+    node_hints: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"

@@ -80,6 +80,7 @@ class Service:
     publish_not_ready: bool = False
     health_check_node_port: int = 0  # 0: the cluster chooses where one is needed
     allocates_node_ports: bool = True  # spec.allocateLoadBalancerNodePorts
+    prefers_same_node: bool = False  # spec.trafficDistribution PreferSameNode
 
     @property
     def key(self) -> tuple[str, str]:
@@ -105,7 +106,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class SliceEndpoint:
-    """One endpoint of an EndpointSlice, with absent conditions filled in (facts.md 8.1)."""
+    """One endpoint of an EndpointSlice, with absent conditions filled in (facts.md 8.1). Hints are `hints.forNodes`."""
 
     addresses: tuple[Address, ...]
     hostname: str = ""
@@ -113,6 +114,7 @@ class SliceEndpoint:
     ready: bool = True
     serving: bool = True
     terminating: bool = False
+    node_hints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

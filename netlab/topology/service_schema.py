@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -20,6 +20,7 @@ from netlab.topology.fields import (
     Subdomain,
     TargetPort,
     numbers_or,
+    refuse,
 )
 from netlab.topology.service import AFFINITY_DEFAULT
 from netlab.topology.spec import Spec
@@ -63,6 +64,13 @@ class AffinitySpec(Spec):
     """What `sessionAffinity: ClientIP` may need."""
 
     client_ip: ClientIpSpec | None = Field(None, alias="clientIP", description="Affinity by the client's address.")
+
+
+def _no_zones(value: Any) -> Any:
+    """Refuse what is about zones, in a topology file."""
+    if value in ("PreferClose", "PreferSameZone"):
+        refuse(f"{value} would do nothing: nodes have no zones", "PreferSameNode is offered")
+    return value
 
 
 class ServiceFields(Spec):
@@ -132,6 +140,11 @@ class ServiceFields(Spec):
         None,
         alias="allocateLoadBalancerNodePorts",
         description="Whether a LoadBalancer has node ports too; it has without it.",
+    )
+    traffic_distribution: Annotated[Literal["PreferSameNode"], BeforeValidator(_no_zones)] | None = Field(
+        None,
+        alias="trafficDistribution",
+        description="`PreferSameNode`: clients get an endpoint of their own node while it has a ready one.",
     )
 
 

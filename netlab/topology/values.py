@@ -54,6 +54,7 @@ def service_value(spec: ServiceFields, name: str, *, namespace: str, own_labels:
         publish_not_ready=spec.publish_not_ready,
         health_check_node_port=spec.health_check_node_port or 0,
         allocates_node_ports=spec.allocates_node_ports is not False,
+        prefers_same_node=spec.traffic_distribution == "PreferSameNode",
     )
 
 

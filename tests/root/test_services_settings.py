@@ -18,9 +18,11 @@ pods:
   client: {node: n1}
   other: {node: n2}
   agent: {node: n2, hostNetwork: true, dnsPolicy: ClusterFirstWithHostNet}
-  web: {node: n1, labels: {app: web}, containers: [{name: echo, ports: [80]}]}
+  web: {node: n1, labels: {app: web, near: "yes"}, containers: [{name: echo, ports: [80]}]}
+  near: {node: n2, labels: {near: "yes"}, containers: [{name: echo, ports: [80]}]}
 services:
   web: {type: NodePort, clusterIP: 10.96.0.80, selector: {app: web}, ports: [{port: 80, nodePort: 30080}]}
+  near: {clusterIP: 10.96.0.81, selector: {near: "yes"}, ports: [80], trafficDistribution: PreferSameNode}
 """
 CHOSEN = """
 nodePortAddresses: [10.244.0.0/16]
@@ -68,6 +70,12 @@ def test_kube_proxys_own_settings(usual: ServiceLab) -> None:
     assert usual.ask("n1", "127.0.0.1", 30080) == Reply("web", "10.244.1.1")
     assert usual.ask("client", address(usual, "n1"), 30080) == Reply("web", "10.244.1.1")
     assert usual.ask("other", address(usual, "n2"), 30080) == Reply("web", "10.244.2.0")
+
+
+def test_a_client_may_prefer_endpoints_of_its_own_node(usual: ServiceLab) -> None:
+    usual.wait_for_endpoints("near", 2)
+    assert usual.ask_often("client", "10.96.0.81") == {Reply("web", address(usual, "client"))}
+    assert usual.ask_often("other", "10.96.0.81") == {Reply("near", address(usual, "other"))}
 
 
 def test_a_pod_of_the_nodes_network_asks_the_clusters_dns_if_it_wants_to(usual: ServiceLab) -> None:

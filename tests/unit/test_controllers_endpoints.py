@@ -79,6 +79,17 @@ def test_conditions_follow_readiness(
     assert (found.ready, found.serving, found.terminating) == conditions
 
 
+def test_ready_pods_are_meant_for_their_own_node_if_the_service_prefers_it() -> None:
+    service = replace(WEB, prefers_same_node=True)
+    (found,) = service_ports(
+        service, replace(GIVEN, cluster_ips=GIVEN.cluster_ips[:1]), behind(service, POD).of(service.key)
+    )
+    assert [endpoint.node_hints for endpoint in found.endpoints] == [("n1",)]
+    leaving = behind(service, replace(POD, terminating=True)).of(service.key)
+    assert [backend.endpoint.node_hints for backend in leaving] == [()]
+    assert [backend.endpoint.node_hints for backend in behind(WEB, POD).of(WEB.key)] == [()]
+
+
 def test_a_named_target_port_is_each_pod_s_own_and_of_the_port_s_protocol() -> None:
     service = replace(WEB, ports=(Port(53, "dns", Protocol.UDP, "dns"),))
     first = listening(POD, ContainerPort(5300, "dns"), ContainerPort(5301, "dns", Protocol.UDP))

@@ -219,6 +219,24 @@ def test_file_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load(path)
 
 
+@pytest.mark.parametrize("wish", ["PreferClose", "PreferSameZone", "PreferSameNode"])
+def test_traffic_distribution(wish: str) -> None:
+    found = read(SERVICE.replace("spec: {", f"spec: {{trafficDistribution: {wish}, ") % "web")
+    assert found.services[0].value.prefers_same_node is (wish == "PreferSameNode")
+    note = "Service: spec.trafficDistribution: nodes have no zones: every endpoint is as near as another"
+    assert found.ignored_lines() == ([] if wish == "PreferSameNode" else [note])
+
+
+def test_hints_of_a_slice() -> None:
+    found = read(
+        "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, ports: [{port: 80}],"
+        " metadata: {name: s, labels: {kubernetes.io/service-name: web}},"
+        " endpoints: [{addresses: [10.1.2.3], hints: {forNodes: [{name: n1}, {name: n2}], forZones: [{name: z}]}}]}"
+    )
+    assert found.slices[0].value.endpoints[0].node_hints == ("n1", "n2")
+    assert found.ignored_lines() == ["EndpointSlice: endpoints[].hints.forZones: nodes have no zones"]
+
+
 @pytest.mark.parametrize(
     ("written", "policy", "notes"),
     [

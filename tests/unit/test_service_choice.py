@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -10,8 +11,8 @@ from netlab.service.choice import choose
 from netlab.service.model import Endpoint, Policy, Protocol, ServicePort
 
 
-def endpoint(number: int, node: str = "n1", **conditions: bool) -> Endpoint:
-    return Endpoint(ip_address(f"10.244.1.{number}"), 80, node, **conditions)
+def endpoint(number: int, node: str = "n1", *, hints: tuple[str, ...] = (), **conditions: bool) -> Endpoint:
+    return Endpoint(ip_address(f"10.244.1.{number}"), 80, node, **conditions, node_hints=hints)
 
 
 def port(*endpoints: Endpoint) -> ServicePort:
@@ -43,3 +44,26 @@ def test_the_ready_ones_or_else_those_that_still_serve(
     found = choose(port(*endpoints), "n1")
     assert (found.under(Policy.CLUSTER), found.under(Policy.LOCAL)) == (cluster, local)
     assert found.any == bool(cluster or local)
+
+
+MINE, THEIRS, BOTH = (endpoint(i, "n2", hints=hints) for i, hints in enumerate((("n1",), ("n2",), ("n1", "n2")), 5))
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "cluster"),
+    [
+        ((MINE, THEIRS), (MINE,)),
+        ((MINE, THEIRS, BOTH), (MINE, BOTH)),
+        ((THEIRS,), (THEIRS,)),
+        ((MINE, THEIRS, THERE), (THERE, MINE, THEIRS)),
+        ((MINE, THEIRS, endpoint(9, ready=False)), (MINE,)),
+        ((endpoint(8, **LEAVING, hints=("n1",)), endpoint(9, **LEAVING, hints=("n2",))), (8, 9)),
+    ],
+    ids=["one", "two", "none is mine", "one is for all", "an unready one is for all", "ready ones only"],
+)
+def test_endpoints_meant_for_a_node(endpoints: tuple[Endpoint, ...], cluster: tuple[Endpoint | int, ...]) -> None:
+    """Where each ready one is for some nodes and one for this (facts.md 8.3). Policy Local asks where they are."""
+    found = choose(port(*endpoints), "n1")
+    wanted = [ip_address(f"10.244.1.{one}") if isinstance(one, int) else one.address for one in cluster]
+    assert [one.address for one in found.cluster] == wanted
+    assert choose(port(MINE, replace(THEIRS, node="n1")), "n1").local == (replace(THEIRS, node="n1"),)

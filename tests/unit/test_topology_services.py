@@ -57,6 +57,7 @@ services:
   publishNotReadyAddresses: true
   healthCheckNodePort: 31000
   allocateLoadBalancerNodePorts: false
+  trafficDistribution: PreferSameNode
 """
     assert services(text) == (
         Service(
@@ -80,6 +81,7 @@ services:
             publish_not_ready=True,
             health_check_node_port=31000,
             allocates_node_ports=False,
+            prefers_same_node=True,
         ),
     )
 
