@@ -7,7 +7,7 @@ before it is the node's. None of it is atomic, as in kube-proxy: what failed is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 
@@ -17,7 +17,9 @@ from netlab.proxy import listing, tools
 from netlab.proxy.conntrack import Cleaner
 from netlab.proxy.ipvs_device import Device, configure
 from netlab.proxy.ipvs_netlink import Servers, idle
+from netlab.proxy.ipvs_signs import Reader, Signs
 from netlab.proxy.proxier import Changes, NodeTarget, PortKey
+from netlab.proxy.watch import LOOKS
 from netlab.service import ipvs_rules, ipvs_sets
 from netlab.service.ipvs import PortServers, VirtualKey, render
 from netlab.service.ipvs_change import WEIGHT, Command, Installed, Place, Step, after, steps
@@ -63,6 +65,7 @@ class _Open:
             features.require("ipset", f"{target.netns}: proxy ipvs")
             self.variant = tools.choose_variant(target.netns, target.options.tool, versions)
             self.device = stack.enter_context(closing(Device(target.netns)))
+            self.signs = stack.enter_context(closing(Reader(target.netns, self.variant, versions, self.device)))
             self._open = stack.pop_all()
 
     def close(self) -> None:
@@ -81,6 +84,8 @@ class IpvsProxier:
         self._opened: _Open | None = None
         self._due: float | None = None
         self._begun = False
+        self._signs: Signs | None = None  # as they were when all was as it should be
+        self._looks = 0
 
     # --- the protocol, in the order of proxier.py --------------------------------------------------------------------
 
@@ -95,30 +100,28 @@ class IpvsProxier:
         self._begun = True
         with tools.collecting_later():
             rendered = {version: self._rendered(side, changes) for version, side in self._sides.items()}
-            touched = {version: side.table.update(rendered[version]) for version, side in self._sides.items()}
-            try:
-                for version, side in self._sides.items():
-                    self._write(side, touched[version])
-            except BaseException:
-                for side in self._sides.values():  # also those that it did not come to
-                    side.found = None
-                raise
-        self._conntrack.clean()
+            self._write({version: side.table.update(rendered[version]) for version, side in self._sides.items()})
 
     def resync(self) -> None:
         """Read everything back, and make it what it should be."""
         self._begun = True
         for side in self._sides.values():
             side.found = None
-        with tools.collecting_later():
-            for side in self._sides.values():
-                self._write(side, Touched())
+        self._write({})
 
     def is_intact(self) -> bool:
-        """Say whether the kernel still has our virtual servers, addresses, entries and rules; not each real server."""
+        """Say whether the kernel still has all that was written: by signs, and now and then by listing it."""
         if not self._begun:
             return True
-        return self._opened is not None and all(self._is_intact(self._opened, side) for side in self._sides.values())
+        if self._opened is None or any(side.found is None for side in self._sides.values()):
+            return False
+        self._looks += 1
+        signs = self._opened.signs.read()
+        if signs == self._signs and self._looks % LOOKS:
+            return True
+        intact = all(self._is_intact(self._opened, side) for side in self._sides.values())
+        self._signs = signs if intact else None
+        return intact
 
     def fileno(self) -> int | None:
         """Return None: the kernel tells nobody of changes to virtual servers."""
@@ -126,13 +129,13 @@ class IpvsProxier:
 
     def tick(self, now: float) -> float | None:
         """Delete servers that were given time and have no connection left, once a minute; write what failed."""
-        for side in self._sides.values():
-            if self._begun and side.found is None:
-                self._write(side, Touched())
+        if self._begun and any(side.found is None for side in self._sides.values()):
+            self._write({})
         if self._due is not None and now >= self._due:
             self._due = None
             for side in self._sides.values():
                 self._look_at_leaving(side)
+            self._signs = self._open().signs.read()
         if self._due is None and any(side.leaving for side in self._sides.values()):
             self._due = now + LEAVING_PERIOD
         return self._due
@@ -199,10 +202,24 @@ class IpvsProxier:
 
     # --- from the one to the other -----------------------------------------------------------------------------------
 
-    def _write(self, side: _Side, touched: Touched) -> None:
+    def _write(self, touched: Mapping[int, Touched]) -> None:
+        """Write what was touched, by IP version, and what is not known; then end flows that go astray."""
+        try:
+            with tools.collecting_later():
+                for version, side in self._sides.items():
+                    self._write_side(side, touched.get(version, Touched()))
+                self._conntrack.clean()
+        except BaseException:
+            for side in self._sides.values():  # also those that it did not come to
+                side.found = None
+            raise
+        self._signs = self._open().signs.read()
+
+    def _write_side(self, side: _Side, touched: Touched) -> None:
         """Make the kernel's state what is wanted where something was touched, or everywhere if it was not read yet."""
         opened = self._open()
         if side.found is None:
+            self._conntrack.note_all({key: port for key, port in self._ports.items() if key[-1] == side.version})
             found = self._read(opened, side)
             table = side.table
             touched = Touched(
@@ -290,9 +307,7 @@ class IpvsProxier:
 
     def _is_intact(self, opened: _Open, side: _Side) -> bool:
         found = side.found
-        if found is None:
-            return False
-        if opened.servers.read_virtual(side.version).keys() != found.virtual.keys():
+        if found is None or opened.servers.read(side.version) != found.virtual:
             return False
         if opened.device.addresses(side.version) != found.addresses:
             return False

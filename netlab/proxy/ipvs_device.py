@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import platform
 import re
+import sys
 from collections.abc import Collection, Mapping
 from ipaddress import ip_interface
 from pathlib import Path
@@ -35,6 +36,7 @@ from netlab.topology.addresses import Address
 
 DEVICE = "kube-ipvs0"
 IFF_NOARP = 0x80
+IFADDR_INDEX = slice(4, 8)  # of struct ifaddrmsg
 SETTINGS = {
     "net/ipv4/vs/conntrack": "1",
     "net/ipv4/vs/expire_nodest_conn": "1",
@@ -93,6 +95,13 @@ class Device:
         dumped = self._socket.dump(DUMP_ADDRESSES)
         found = [address_object(buffer, start, end, links) for _, buffer, start, end in dumped]
         return {entry.ip.ip for entry in found if entry and entry.dev == DEVICE and entry.ip.version == version}
+
+    def raw_addresses(self) -> frozenset[bytes]:
+        """Return the device's addresses in the kernel's own words, which are cheap to compare."""
+        index = self._index.to_bytes(4, sys.byteorder)
+        dumped = self._socket.dump(DUMP_ADDRESSES)
+        found = (buffer[start:end] for _, buffer, start, end in dumped)
+        return frozenset(message for message in found if message[IFADDR_INDEX] == index)
 
     def change(self, added: Collection[Address], removed: Collection[Address]) -> None:
         """Take addresses away and add some. One that is gone already is fine."""

@@ -41,7 +41,7 @@ NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 PROTOCOLS = {number: protocol for protocol, number in NUMBERS.items()}
 MASQUERADE = 0  # the forwarding method that is NAT
 ALL_FLAGS = 0xFFFFFFFF
-SHOWN_FLAGS = Flag.PERSISTENT | Flag.SOURCE_HASH  # the kernel has more, of its own
+HASHED = 0x2  # a flag that is the kernel's own
 NETMASK = {4: b"\xff\xff\xff\xff", 6: struct.pack("=I", 128)}  # IPv6: a prefix length in the host's order
 FLAGS = struct.Struct("=II")  # flags, mask
 # Attributes that every request has, packed at once: length, kind, value, padding; addresses have room for 16 bytes.
@@ -202,7 +202,7 @@ def _key(fields: dict[int, bytes], version: int) -> VirtualKey:
 
 
 def _installed(fields: dict[int, bytes]) -> Installed:
-    flags = Flag(FLAGS.unpack(fields[SVC_FLAGS])[0] & SHOWN_FLAGS)
+    flags = Flag(FLAGS.unpack(fields[SVC_FLAGS])[0] & ~HASHED)
     return Installed(fields[SVC_SCHED_NAME].rstrip(b"\0").decode(), flags, _number(fields[SVC_TIMEOUT]))
 
 

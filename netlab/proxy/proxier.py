@@ -65,7 +65,10 @@ class Proxier(Protocol):
         """Write everything anew, whatever the kernel has."""
 
     def is_intact(self) -> bool:
-        """Say whether what was written is still there. Cheap while nothing else has changed the node's rules."""
+        """Say whether what was written is still there. Cheap while nothing else has changed the node's rules.
+
+        But for one of `watch.LOOKS` calls where the kernel tells nobody of changes: it lists everything.
+        """
 
     def fileno(self) -> int | None:
         """Return what becomes readable when rules of the node change, for `is_intact` to look; None: ask it by time."""

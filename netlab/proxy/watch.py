@@ -143,7 +143,7 @@ class LegacyWatch:
 
     def __init__(self, name: str, versions: Iterable[int]) -> None:
         self._sockets = netns.call(name, _open_raw, tuple(versions))
-        self._seen = self._sizes()
+        self._seen = self.sizes()
 
     def close(self) -> None:
         """Close the sockets, which lets go of their namespace."""
@@ -152,13 +152,14 @@ class LegacyWatch:
 
     def accept(self) -> None:
         """Take the tables as they are for the ones to compare with."""
-        self._seen = self._sizes()
+        self._seen = self.sizes()
 
     def has_changed(self) -> bool:
         """Say whether a table is not as it was. One rule in the place of another that is as long does not show."""
-        return self._sizes() != self._seen
+        return self.sizes() != self._seen
 
-    def _sizes(self) -> dict[tuple[int, str], tuple[int, ...]]:
+    def sizes(self) -> dict[tuple[int, str], tuple[int, ...]]:
+        """Return what the kernel says of each table: of which hooks, and how many entries of which length."""
         return {
             (version, table): _info(opened, version, table)
             for version, opened in self._sockets.items()

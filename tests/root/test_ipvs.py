@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from netlab.proxy import listing, tools
 from netlab.proxy.ipvs import IpvsProxier
 from netlab.proxy.ipvs_device import DEVICE
 from netlab.proxy.proxier import NodeTarget, Options, PortKey
+from netlab.proxy.watch import LOOKS
 from netlab.service.ipvs import Flag, PortServers, VirtualServer, render
 from netlab.service.ipvs_sets import IpSet, parsed
 from netlab.service.model import Endpoint, Protocol, ServicePort
@@ -202,6 +204,11 @@ def test_a_new_process_converges_from_whatever_an_old_one_left(node: IpvsProxier
         ("ip", "link", "del", DEVICE),
         ("iptables", "-t", "nat", "-F", "KUBE-SERVICES"),
         ("iptables", "-F", "INPUT"),
+        ("ipvsadm", "-d", "-t", "10.96.0.50:80", "-r", "10.244.1.5:8080"),
+        ("ipvsadm", "-a", "-t", "10.96.0.50:80", "-r", "10.244.1.77:8080", "-m", "-w", "1"),
+        ("ipvsadm", "-e", "-t", "10.96.0.50:80", "-r", "10.244.1.5:8080", "-m", "-w", "5"),
+        ("ipvsadm", "-E", "-t", "10.96.0.50:80", "-s", "wrr"),
+        ("ipvsadm", "-E", "-t", "10.96.0.50:80", "-s", "rr", "-p", "60"),
     ],
 )
 def test_what_somebody_took_away_is_noticed_and_comes_back(node: IpvsProxier, argv: tuple[str, ...]) -> None:
@@ -212,6 +219,44 @@ def test_what_somebody_took_away_is_noticed_and_comes_back(node: IpvsProxier, ar
     node.resync()
     assert node.is_intact()
     assert state() == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ipset del KUBE-CLUSTER-IP 10.96.0.50,tcp:80; ipset add KUBE-CLUSTER-IP 10.96.9.9,tcp:80",
+        "ipvsadm -E -t 10.96.0.50:80 -s rr -b flag-2",
+    ],
+)
+def test_what_no_sign_shows_is_noticed_by_and_by(node: IpvsProxier, command: str) -> None:
+    """As many entries as before, and a flag, which the kernel's table leaves out."""
+    node.sync({WEB.key: WEB})
+    before = state()
+    assert [node.is_intact() for _ in range(LOOKS)] == [True] * LOOKS
+    run(NAME, "sh", "-c", command)
+    assert state() != before
+    assert not all(node.is_intact() for _ in range(LOOKS))
+    node.resync()
+    assert node.is_intact()
+    assert state() == before
+
+
+def test_a_look_starts_no_program_while_nothing_changes(node: IpvsProxier, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+    real = tools.run
+
+    def noted(name: str, argv: tuple[str, ...], *rest: Any, **how: Any) -> str:
+        started.append(argv)
+        return real(name, argv, *rest, **how)
+
+    monkeypatch.setattr(tools, "run", noted)
+    node.sync(rich())
+    assert started
+    started.clear()
+    assert all(node.is_intact() for _ in range(LOOKS - 1))
+    assert not started
+    assert node.is_intact()
+    assert [argv[0].partition("-")[2] or argv[0] for argv in started].count("ipset") == len(SIDES)
 
 
 def test_after_a_failure_the_next_sync_makes_up_for_it(node: IpvsProxier) -> None:

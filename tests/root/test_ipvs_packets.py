@@ -24,6 +24,7 @@ from netlab.service.model import Endpoint, Policy, Protocol, ProxyNode, ServiceP
 from netlab.topology.addresses import Network
 from tests.root.proxy_nodes import run
 from tests.unit.service_ports import NODE, NODE6, WEB
+from tests.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 
@@ -200,15 +201,20 @@ def ask(source: str, address: str, port: int = PORT, bind: str = "") -> str:
 
 
 def ask_udp(source: str, address: str, port: int = PORT) -> str:
-    def inside() -> str:
-        with socket.socket(FAMILY[ip_address(address).version], socket.SOCK_DGRAM) as found:
-            found.settimeout(TIMEOUT)
-            found.connect((address, port))
-            try:
-                found.send(b"?")
-                return found.recv(100).decode()
-            except ConnectionRefusedError:
-                return "refused"
+    with connected_udp(source, address, port) as found:
+        try:
+            found.send(b"?")
+            return found.recv(100).decode()
+        except ConnectionRefusedError:
+            return "refused"
+
+
+def connected_udp(source: str, address: str, port: int) -> socket.socket:
+    def inside() -> socket.socket:
+        found = socket.socket(FAMILY[ip_address(address).version], socket.SOCK_DGRAM)
+        found.settimeout(TIMEOUT)
+        found.connect((address, port))
+        return found
 
     return netns.call(source, inside)
 
@@ -291,6 +297,46 @@ def test_affinity_keeps_a_client_with_one_pod() -> None:
     with proxied(replace(SERVICE, affinity=60)):
         assert len({ask(CLIENT, VIP, bind=CLIENTS[0]) for _ in range(6)}) == 1
         assert len({ask(CLIENT, VIP, bind=CLIENTS[1]) for _ in range(6)}) == 1
+
+
+def test_affinity_ends_when_a_client_was_away_for_its_timeout() -> None:
+    """Nothing here is by chance: with no time left the next pod in turn is chosen.
+
+    By UDP, whose connections end after a second: as long as the kernel has one, TCP's TIME_WAIT too, it keeps the
+    client's affinity (facts.md 4.2).
+    """
+    with proxied(replace(SERVICE, protocol=Protocol.UDP, affinity=2)):
+        run(HOST, "ipvsadm", "--set", "0", "0", "1")
+        first = ask_udp(CLIENT, VIP)
+        assert {ask_udp(CLIENT, VIP) for _ in range(5)} == {first}
+        assert VIP in run(HOST, "ipvsadm", "-Lnc")
+        until(lambda: VIP not in run(HOST, "ipvsadm", "-Lnc"))
+        assert ask_udp(CLIENT, VIP).split()[0] == ({"p1", "p2"} - {first.split()[0]}).pop()
+
+
+# --- somebody else's hand --------------------------------------------------------------------------------------------
+
+
+def test_a_udp_flow_that_began_while_virtual_servers_were_gone() -> None:
+    """Its entry says that the node itself is meant, and would be kept alive by every further packet (facts.md 3.9)."""
+    with proxied(replace(SERVICE, protocol=Protocol.UDP, endpoints=(ONE,))) as proxier:
+        run(HOST, "ipvsadm", "-C")
+        with connected_udp(CLIENT, VIP, PORT) as client:
+            client.send(b"?")
+            with pytest.raises(ConnectionRefusedError):
+                client.recv(100)
+            assert not proxier.is_intact()
+            proxier.resync()
+            client.send(b"?")
+            assert client.recv(100) == b"p1 10.244.1.1"  # masqueraded, too
+
+
+def test_connections_are_no_sign_of_somebody_else() -> None:
+    with proxied(SERVICE) as proxier, connect(CLIENT, VIP, PORT) as connection:
+        signs = proxier._opened.signs.read()  # type: ignore[union-attr]
+        assert say(connection)
+        with connect(CLIENT, VIP, PORT):
+            assert proxier._opened.signs.read() == signs  # type: ignore[union-attr]
 
 
 # --- who is refused --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pyroute2.netlink.generic.ipvs import ipvsmsg
 
 from netlab.proxy.ipvs_device import settings
 from netlab.proxy.ipvs_netlink import Load, idle, message
+from netlab.proxy.ipvs_signs import without_connections
 from netlab.service.ipvs import Flag, RealServer, VirtualKey, VirtualServer
 from netlab.service.ipvs_change import Command, Step
 from netlab.service.model import Protocol
@@ -94,3 +95,22 @@ def test_sysctls() -> None:
     found = settings("6.1", [4, 6], strict_arp=True)
     assert [found[f"net/ipv4/conf/all/arp_{name}"] for name in ("ignore", "announce")] == ["1", "2"]
     assert found["net/ipv6/conf/all/forwarding"] == "1"
+
+
+TABLE = b"""\
+IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+TCP  0A600032:0050 rr persistent 60 FFFFFFFF
+  -> 0AF40105:1F90      Masq    1      %d          %d
+TCP  [fd00:0096:0000:0000:0000:0000:0000:0050]:0050 rr persistent 60 00000080
+  -> [fd00:0244:0001:0000:0000:0000:0000:0005]:1F90      Masq    1      0          0
+"""  # linux/net/netfilter/ipvs/ip_vs_ctl.c, ip_vs_info_seq_show
+
+
+def test_connections_are_left_out_of_the_kernels_table_and_nothing_else() -> None:
+    signs = without_connections(TABLE % (0, 0))
+    assert without_connections(TABLE % (17, 123456)) == signs
+    assert signs.splitlines()[4] == b"  -> 0AF40105:1F90      Masq    1"
+    for part in (b" rr ", b" 60 FF", b" 60 00000080", b"Masq    1"):
+        assert part in signs
