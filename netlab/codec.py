@@ -7,17 +7,19 @@ mappings, enums, addresses and networks, paths, `None`, and plain values. It tru
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
 ADDRESSES = (IPv4Address, IPv6Address)
 NETWORKS = (IPv4Network, IPv6Network)
+PLAIN = ("str", "int", "float", "bool")
 
 
 def to_json(value: Any) -> Any:
@@ -58,7 +60,7 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
         return lambda value: {key: item(entry) for key, entry in value.items()}
     if isinstance(kind, type) and issubclass(kind, (*ADDRESSES, *NETWORKS, Enum, Path)):
         return kind
-    return lambda value: value
+    return _unchanged
 
 
 def _tuple_reader(arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
@@ -70,9 +72,19 @@ def _tuple_reader(arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
 
 
 def _dataclass_reader(kind: Any) -> Callable[[Any], Any]:
-    hints = get_type_hints(kind)
-    readers = {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
+    readers = {field.name: _field_reader(field.type, kind) for field in dataclasses.fields(kind)}
     return lambda value: kind(**{name: readers[name](entry) for name, entry in value.items() if name in readers})
+
+
+def _field_reader(hint: Any, kind: Any) -> Callable[[Any], Any]:
+    """Return the reader of a field's hint, which is text; to make a type of it takes longer than most is read in."""
+    if hint in PLAIN:
+        return _unchanged
+    return _reader(eval(hint, vars(sys.modules[kind.__module__])) if isinstance(hint, str) else hint)
+
+
+def _unchanged(value: Any) -> Any:
+    return value
 
 
 def _union_reader(arguments: tuple[Any, ...]) -> Callable[[Any], Any]:

@@ -13,10 +13,10 @@ from netlab.errors import NetlabError, NotSupported, UsageError
 from netlab.explain import saved
 from netlab.explain.explain import Client
 from netlab.explain.model import Reading, Source, Tables
-from netlab.explain.question import Question, ask, declared
+from netlab.explain.question import Question, ask
 from netlab.explain.read import read
 from netlab.explain.report import explain_json, explain_text, rules_json, rules_text, view
-from netlab.service.known import Known
+from netlab.service.known import Known, declared
 from netlab.store.allocate import allocate
 from netlab.store.store import Snapshot
 from netlab.topology.model import Proxy, Role, Topology
