@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "netlab_trace"
 UNSPECIFIED, INET, SUBSYSTEM = 0, 1, 10  # AF_UNSPEC, NFPROTO_INET, NFNL_SUBSYS_NFTABLES
+IPV4_AND_IPV6 = 2, 10  # NFPROTO_IPV4, NFPROTO_IPV6: for tables of both the kernel loads no modules of iptables
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
 NEW_TABLE, NEW_CHAIN, NEW_RULE = 0, 3, 6
 OWNER = 2  # NFT_TABLE_F_OWNER
@@ -68,11 +69,11 @@ def following(cookie: bytes) -> bytes:
 
 def table(cookie: bytes) -> list[Message]:
     """Return the messages that make the table, in one transaction between BEGIN and END."""
-    return _table([_has_cookie(match) for match in matches(cookie)])
+    return _table(INET, [_has_cookie(match) for match in matches(cookie)])
 
 
 def filter_table(instructions: Sequence[Instruction]) -> list[Message]:
-    """Return the messages that make the table for a filter of packets that begin with their IP header.
+    """Return the messages that make a table for each IP version, for a filter of packets that begin with that header.
 
     Raises ValueError for one that is too long.
     """
@@ -81,16 +82,16 @@ def filter_table(instructions: Sequence[Instruction]) -> list[Message]:
     code = b"".join(struct.pack("=HBBI", *one) for one in instructions)
     info = XT_BPF_INFO.pack(len(instructions), code)
     match = attribute_text(1, "bpf") + _number(2, 0) + attribute(3, info)
-    return _table([_expression("match", match)])
+    return [message for family in IPV4_AND_IPV6 for message in _table(family, [_expression("match", match)])]
 
 
-def _table(tests: Sequence[bytes]) -> list[Message]:
-    found = [_message(NEW_TABLE, attribute_text(1, NAME) + _number(2, OWNER))]
+def _table(family: int, tests: Sequence[bytes]) -> list[Message]:
+    found = [_message(family, NEW_TABLE, attribute_text(1, NAME) + _number(2, OWNER))]
     for chain, hook in CHAINS.items():
         place = attribute(4 | NLA_F_NESTED, _number(1, hook) + _number(2, FIRST))
         body = attribute_text(1, NAME) + attribute_text(3, chain) + place + attribute_text(7, "filter")
-        found.append(_message(NEW_CHAIN, body))
-        found += [_message(NEW_RULE, _rule(chain, test)) for test in tests]
+        found.append(_message(family, NEW_CHAIN, body))
+        found += [_message(family, NEW_RULE, _rule(chain, test)) for test in tests]
     return found
 
 
@@ -127,8 +128,8 @@ def _number(kind: int, value: int) -> bytes:
     return attribute(kind, struct.pack("!i", value))
 
 
-def _message(kind: int, body: bytes) -> Message:
-    return Message(SUBSYSTEM << 8 | kind, NLM_F_CREATE, struct.pack("!BBH", INET, 0, 0) + body)
+def _message(family: int, kind: int, body: bytes) -> Message:
+    return Message(SUBSYSTEM << 8 | kind, NLM_F_CREATE, struct.pack("!BBH", family, 0, 0) + body)
 
 
 def _batch(kind: int) -> Message:

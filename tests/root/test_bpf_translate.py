@@ -77,7 +77,7 @@ def in_kernel(instructions: Sequence[Instruction]) -> Iterator[int]:
         first_entry,
         jump_if(R0, "==", 0, "REFUSED"),
         load(WORD, R4, R6 + SK_BUFF_LENGTH),
-        jump_if(R4, "==", 0, "REFUSED"),
+        jump_if(R4, "<", 1, "REFUSED"),
         jump_if(R4, ">", ROOM, "REFUSED"),
         store(WORD, R0 + (ROOM + WHOLE_LENGTH), R4),
         alu(R3, "=", R0),

@@ -57,9 +57,13 @@ def test_only_the_tunnels_own_pings_count() -> None:
 
     tunnel = wire.Tunnel(vni=77, port=4789, outer=("192.0.2.1", "192.0.2.2"), inner=("10.0.0.1", "10.0.0.2"))
     ping = IP(src="10.0.0.1", dst="10.0.0.2") / ICMP()
-    outside = Ether(**MACS) / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=4789)
+    outside = Ether(**MACS) / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=40000, dport=4789)
     back = (
-        Ether(**MACS) / IP(src="192.0.2.2", dst="192.0.2.1") / UDP(dport=4789) / VXLAN(vni=77, flags=8) / Ether(**MACS)
+        Ether(**MACS)
+        / IP(src="192.0.2.2", dst="192.0.2.1")
+        / UDP(sport=40000, dport=4789)
+        / VXLAN(vni=77, flags=8)
+        / Ether(**MACS)
     )
     reply = back / IP(src="10.0.0.2", dst="10.0.0.1") / ICMP(type="echo-reply")
     frames = [
