@@ -22,7 +22,7 @@ NAME_LIMIT = 240  # nft allows 256, the longest prefix may have 16 (facts.md 5.3
 REJECT = "goto reject-chain"
 
 Chains = Mapping[str, tuple[str, ...]]  # name -> rules in order
-Elements = Mapping[str, tuple[tuple[str, str | None], ...]]  # set or map -> (key, verdict; None in a set)
+Elements = Mapping[str, tuple[tuple[str, str | None], ...]]  # set or map -> (key, verdict as in a rule; None in a set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,8 @@ class _View:
         return f"{'service' if policy is Policy.CLUSTER else 'local'}-{self.name}"
 
     def no_endpoint(self) -> str:
-        return "drop" if self.choice.any else REJECT
+        """Return the verdict on packets to it, with kube-proxy's comment: whose they are no chain's name says."""
+        return f'{"drop" if self.choice.any else REJECT} comment "{self.port}"'
 
 
 def render(port: ServicePort, node: ProxyNode) -> PortObjects:
@@ -239,9 +240,9 @@ def _external_rules(view: _View) -> Iterator[str]:
         yield "jump mark-for-masquerade"
     else:
         if view.node.local:
-            yield f"{view.words.ip} saddr {view.node.local} goto {cluster}"
-        yield "fib saddr type local jump mark-for-masquerade"
-        yield f"fib saddr type local goto {cluster}"
+            yield f'{view.words.ip} saddr {view.node.local} goto {cluster} comment "short-circuit pod traffic"'
+        yield 'fib saddr type local jump mark-for-masquerade comment "masquerade local traffic"'
+        yield f'fib saddr type local goto {cluster} comment "short-circuit local traffic"'
     if view.choice.under(policy):
         yield f"goto {view.chain(policy)}"
 

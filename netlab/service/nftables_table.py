@@ -28,11 +28,24 @@ BASE_CHAINS_1_33 = {
     "nat-output": "type nat hook output priority -100; policy accept;",
     "nat-postrouting": "type nat hook postrouting priority 100; policy accept;",
 }
+COMMENTS = {  # kube-proxy's own, which people read in `nft list`
+    "cluster-ips": "Active ClusterIPs",
+    "nodeport-ips": "IPs that accept NodePort traffic",
+    "service-ips": "ClusterIP, ExternalIP and LoadBalancer IP traffic",
+    "service-nodeports": "NodePort traffic",
+    "no-endpoint-services": "vmap to drop or reject packets to services with no endpoints",
+    "no-endpoint-nodeports": "vmap to drop or reject packets to service nodeports with no endpoints",
+    "firewall-ips": "destinations that are subject to LoadBalancerSourceRanges",
+    "reject-chain": "helper for @no-endpoint-services / @no-endpoint-nodeports",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What the table holds without a Service. `hooks`: the base chains' types; `sets`: "set NAME" or "map NAME"."""
+    """What the table holds without a Service.
+
+    `hooks`: what stands before a chain's rules, its type or comment. `sets`: by "set NAME" or "map NAME".
+    """
 
     table: str
     hooks: Mapping[str, str]
@@ -60,7 +73,7 @@ def base(node: ProxyNode, service_cidrs: Iterable[Network] = ()) -> Base:
     listening = () if everywhere else tuple((str(address), None) for address in _node_port_addresses(node))
     return Base(
         words.table,
-        BASE_CHAINS_1_33,
+        {**BASE_CHAINS_1_33, "reject-chain": f'comment "{COMMENTS["reject-chain"]}";'},
         _fixed_chains(words, cidrs, _to_node_port(words, everywhere=everywhere)),
         _fixed_sets(words, everywhere=everywhere),
         {"nodeport-ips": listening} if listening else {},
@@ -83,7 +96,8 @@ def _to_node_port(words: Words, *, everywhere: bool) -> str:
 def _fixed_chains(words: Words, cidrs: list[str], to_node_port: str) -> Chains:
     """Return base chains, then those that they jump to, each in the order of a packet's way."""
     target, node_port = f"{words.ip} daddr . meta l4proto . th dport", f"{to_node_port} meta l4proto . th dport"
-    unallocated = (f"{words.ip} daddr {{ {', '.join(cidrs)} }} drop",) if cidrs else ()
+    unknown_port = f'{words.ip} daddr @cluster-ips reject comment "Reject traffic to invalid ports of ClusterIPs"'
+    unallocated = f'{words.ip} daddr {{ {", ".join(cidrs)} }} drop comment "Drop traffic to unallocated ClusterIPs"'
     new = "ct state new jump"
     return {
         "filter-prerouting": (f"{new} firewall-check",),
@@ -98,7 +112,7 @@ def _fixed_chains(words: Words, cidrs: list[str], to_node_port: str) -> Chains:
         "services": (f"{target} vmap @service-ips", f"{node_port} vmap @service-nodeports"),
         "service-endpoints-check": (f"{target} vmap @no-endpoint-services",),
         "nodeport-endpoints-check": (f"{node_port} vmap @no-endpoint-nodeports",),
-        "cluster-ips-check": (f"{words.ip} daddr @cluster-ips reject", *unallocated),
+        "cluster-ips-check": (unknown_port, unallocated) if cidrs else (unknown_port,),
         "reject-chain": ("reject",),
         "mark-for-masquerade": (f"meta mark set meta mark | {MARK}",),
         # The bit is cleared: a packet that comes back inside a tunnel's is not masqueraded twice (facts.md 3.4).
@@ -111,17 +125,17 @@ def _fixed_chains(words: Words, cidrs: list[str], to_node_port: str) -> Chains:
 
 
 def _fixed_sets(words: Words, *, everywhere: bool) -> Mapping[str, str]:
-    listening = {} if everywhere else {"set nodeport-ips": f"type {words.address};"}
-    target, node_port = f"type {words.address} . inet_proto . inet_service", "type inet_proto . inet_service"
-    return {
-        "set cluster-ips": f"type {words.address};",
-        **listening,
-        "map service-ips": f"{target} : verdict;",
-        "map service-nodeports": f"{node_port} : verdict;",
-        "map no-endpoint-services": f"{target} : verdict;",
-        "map no-endpoint-nodeports": f"{node_port} : verdict;",
-        "map firewall-ips": f"{target} : verdict;",
+    target, node_port = f"{words.address} . inet_proto . inet_service : verdict", "inet_proto . inet_service : verdict"
+    types = {
+        "set cluster-ips": words.address,
+        **({} if everywhere else {"set nodeport-ips": words.address}),
+        "map service-ips": target,
+        "map service-nodeports": node_port,
+        "map no-endpoint-services": target,
+        "map no-endpoint-nodeports": node_port,
+        "map firewall-ips": target,
     }
+    return {name: f'type {found}; comment "{COMMENTS[name[4:]]}";' for name, found in types.items()}
 
 
 # --- text for nft -----------------------------------------------------------------------------------------------------
@@ -210,4 +224,8 @@ def _element_lines(verb: str, table: str, elements: Mapping[str, list[tuple[str,
 
 
 def _element(key: str, verdict: str | None) -> str:
-    return f"{key} : {verdict}" if verdict else key
+    """Return an element as nft takes it: a comment is the key's."""
+    if not verdict:
+        return key
+    verdict, _, comment = verdict.partition(" comment ")
+    return f"{key} comment {comment} : {verdict}" if comment else f"{key} : {verdict}"

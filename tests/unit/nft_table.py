@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from typing import TypeVar
 
 Held = TypeVar("Held")
+COMMENT = r' comment "[^"]*"'
 TOOK = r"(?:goto|jump) ([^ ,]+)|(@[^ ]+)"
 
 
@@ -57,7 +58,7 @@ class Table:
             for rule in inner if kind == "chain" else ():
                 if rule.startswith("type "):
                     self.hooks[name] = rule
-                else:
+                elif not rule.startswith("comment "):
                     self._add_rule(name, rule)
 
     def _command(self, line: str) -> None:
@@ -95,7 +96,7 @@ class Table:
             del self.elements[name]
 
     def _element(self, verb: str, name: str, element: str) -> None:
-        key, _, text = element.partition(" : ")
+        key, _, text = re.sub(COMMENT, "", element).partition(" : ")
         verdict = text or None
         there = self._known(self.elements, name)
         if verb == "delete":
@@ -114,6 +115,7 @@ class Table:
         self.elements.setdefault(name, {})
 
     def _add_rule(self, chain: str, rule: str) -> None:
+        rule = re.sub(COMMENT, "", rule)
         self._refer(rule)
         self._known(self.chains, chain).append(rule)
 

@@ -300,23 +300,24 @@ def test_other_ports_of_a_cluster_ip_are_refused_in_this_mode() -> None:
     assert not [text for text in said(iptables_of(BALANCED)) if "To ports of" in text]
 
 
-def test_elements_that_refuse_are_found_by_their_address() -> None:
-    assert not tree("default", "none", nft_of_golden())
-    (found,) = tree("default", "none", nft_of_golden(), [EMPTY])
-    listed = [line(rule) for rule in found.rules]
-    assert listed == ["to 10.96.0.51:80/tcp -> reject-chain", "to 172.18.0.2:30081/tcp -> reject-chain"]
-
-
-def test_or_by_their_comment_as_kube_proxy_writes_it() -> None:
-    plain = '{"concat": ["10.96.0.51", "tcp", 80]}'
-    noted = f'{{"elem": {{"val": {plain}, "comment": "default/none:http"}}}}'
-    tables = nft_of_golden((plain, noted))
-    assert said(tables, name="none") == [
+def test_elements_that_refuse_are_found_by_their_comment() -> None:
+    assert said(nft_of_golden(), name="none") == [
         "To 10.96.0.51:80/tcp:",
+        "  rejected (has no endpoints): the client is told at once (connection refused)",
+        "To port 30081/tcp of the node (NodePort, at 172.18.0.2):",
         "  rejected (has no endpoints): the client is told at once (connection refused)",
         "To ports of 10.96.0.51 that no Service has:",
         "  rejected: the client is told at once (connection refused)",
     ]
+
+
+def test_or_by_their_address() -> None:
+    plain = ('{"concat": ["10.96.0.51", "tcp", 80]}', '{"concat": ["tcp", 30081]}')
+    tables = nft_of_golden(*((f'{{"elem": {{"val": {key}, "comment": "default/none:http"}}}}', key) for key in plain))
+    assert not tree("default", "none", tables)
+    (found,) = tree("default", "none", tables, [EMPTY])
+    listed = [line(rule) for rule in found.rules]
+    assert listed == ["to 10.96.0.51:80/tcp -> reject-chain", "to 172.18.0.2:30081/tcp -> reject-chain"]
 
 
 # --- the model -------------------------------------------------------------------------------------------------------

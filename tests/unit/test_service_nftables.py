@@ -104,9 +104,9 @@ CHAINS: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, list[str]]]] =
         {},
         {
             f"external-{X}": [
-                f"ip saddr 10.244.0.0/16 goto service-{X}",
-                "fib saddr type local jump mark-for-masquerade",
-                f"fib saddr type local goto service-{X}",
+                f'ip saddr 10.244.0.0/16 goto service-{X} comment "short-circuit pod traffic"',
+                'fib saddr type local jump mark-for-masquerade comment "masquerade local traffic"',
+                f'fib saddr type local goto service-{X} comment "short-circuit local traffic"',
                 f"goto local-{X}",
             ],
             f"service-{X}": [MASQUERADE, BOTH],
@@ -119,8 +119,8 @@ CHAINS: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, list[str]]]] =
         {"local": None},
         {
             f"external-{X}": [
-                "fib saddr type local jump mark-for-masquerade",
-                f"fib saddr type local goto service-{X}",
+                'fib saddr type local jump mark-for-masquerade comment "masquerade local traffic"',
+                f'fib saddr type local goto service-{X} comment "short-circuit local traffic"',
             ],
             f"service-{X}": [f"numgen random mod 1 vmap {{ 0 : goto {TWO} }}"],
         },
@@ -131,8 +131,8 @@ CHAINS: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, list[str]]]] =
         {"local": None},
         {
             f"external-{X}": [
-                "fib saddr type local jump mark-for-masquerade",
-                f"fib saddr type local goto service-{X}",
+                'fib saddr type local jump mark-for-masquerade comment "masquerade local traffic"',
+                f'fib saddr type local goto service-{X} comment "short-circuit local traffic"',
                 f"goto local-{X}",
             ],
             f"service-{X}": [f"numgen random mod 1 vmap {{ 0 : goto {ONE} }}"],
@@ -193,11 +193,16 @@ def test_affinity_has_a_set_for_each_endpoint() -> None:
     )
 
 
+SAYS = f' comment "{WEB}"'
 ELEMENTS: list[tuple[str, dict[str, Any], dict[str, dict[str, str | None]]]] = [
     ("ClusterIP", {}, {"service-ips": {f"{V} . tcp . 80": f"goto service-{X}"}}),
     ("internal Local", INTERNAL, {"service-ips": {f"{V} . tcp . 80": f"goto local-{X}"}}),
-    ("none local", {**INTERNAL, "endpoints": (THERE,)}, {"no-endpoint-services": {f"{V} . tcp . 80": "drop"}}),
-    ("none at all", {**INTERNAL, "endpoints": ()}, {"no-endpoint-services": {f"{V} . tcp . 80": "goto reject-chain"}}),
+    ("none local", {**INTERNAL, "endpoints": (THERE,)}, {"no-endpoint-services": {f"{V} . tcp . 80": f"drop{SAYS}"}}),
+    (
+        "none at all",
+        {**INTERNAL, "endpoints": ()},
+        {"no-endpoint-services": {f"{V} . tcp . 80": f"goto reject-chain{SAYS}"}},
+    ),
     (
         "public",
         {"node_port": 30080, "external_ips": (ip_address(EXTERNAL),), "load_balancer_ips": (ip_address(LB),)},
@@ -215,17 +220,17 @@ ELEMENTS: list[tuple[str, dict[str, Any], dict[str, dict[str, str | None]]]] = [
         {"node_port": 30080, "load_balancer_ips": (ip_address(LB),), **LOCAL, "endpoints": (THERE,)},
         {
             "service-ips": {f"{V} . tcp . 80": f"goto service-{X}", f"{LB} . tcp . 80": f"goto external-{X}"},
-            "no-endpoint-services": {f"{LB} . tcp . 80": "drop"},
+            "no-endpoint-services": {f"{LB} . tcp . 80": f"drop{SAYS}"},
             "service-nodeports": {"tcp . 30080": f"goto external-{X}"},
-            "no-endpoint-nodeports": {"tcp . 30080": "drop"},
+            "no-endpoint-nodeports": {"tcp . 30080": f"drop{SAYS}"},
         },
     ),
     (
         "public, no endpoints, ranges",
         {"node_port": 30080, "load_balancer_ips": (ip_address(LB),), "source_ranges": RANGES, "endpoints": ()},
         {
-            "no-endpoint-services": dict.fromkeys((f"{V} . tcp . 80", f"{LB} . tcp . 80"), "goto reject-chain"),
-            "no-endpoint-nodeports": {"tcp . 30080": "goto reject-chain"},
+            "no-endpoint-services": dict.fromkeys((f"{V} . tcp . 80", f"{LB} . tcp . 80"), f"goto reject-chain{SAYS}"),
+            "no-endpoint-nodeports": {"tcp . 30080": f"goto reject-chain{SAYS}"},
             "firewall-ips": {f"{LB} . tcp . 80": f"goto firewall-{X}"},
         },
     ),
@@ -236,6 +241,118 @@ ELEMENTS: list[tuple[str, dict[str, Any], dict[str, dict[str, str | None]]]] = [
 def test_elements(port: dict[str, Any], want: dict[str, dict[str, str | None]]) -> None:
     found = {name: dict(pairs) for name, pairs in render(replace(WEB, **port), N1).elements.items()}
     assert found == {"cluster-ips": {V: None}, **want}
+
+
+GOLDEN = f"""\
+add table ip kube-proxy
+delete table ip kube-proxy
+table ip kube-proxy {{
+	comment "rules for kube-proxy"
+	set cluster-ips {{
+		type ipv4_addr; comment "Active ClusterIPs";
+	}}
+	set nodeport-ips {{
+		type ipv4_addr; comment "IPs that accept NodePort traffic";
+	}}
+	map service-ips {{
+		type ipv4_addr . inet_proto . inet_service : verdict; \
+comment "ClusterIP, ExternalIP and LoadBalancer IP traffic";
+	}}
+	map service-nodeports {{
+		type inet_proto . inet_service : verdict; comment "NodePort traffic";
+	}}
+	map no-endpoint-services {{
+		type ipv4_addr . inet_proto . inet_service : verdict; \
+comment "vmap to drop or reject packets to services with no endpoints";
+	}}
+	map no-endpoint-nodeports {{
+		type inet_proto . inet_service : verdict; \
+comment "vmap to drop or reject packets to service nodeports with no endpoints";
+	}}
+	map firewall-ips {{
+		type ipv4_addr . inet_proto . inet_service : verdict; \
+comment "destinations that are subject to LoadBalancerSourceRanges";
+	}}
+	chain filter-prerouting {{
+		type filter hook prerouting priority -110; policy accept;
+		ct state new jump firewall-check
+	}}
+	chain filter-input {{
+		type filter hook input priority -110; policy accept;
+		ct state new jump nodeport-endpoints-check
+		ct state new jump service-endpoints-check
+	}}
+	chain filter-forward {{
+		type filter hook forward priority -110; policy accept;
+		ct state new jump service-endpoints-check
+		ct state new jump cluster-ips-check
+	}}
+	chain filter-output {{
+		type filter hook output priority -110; policy accept;
+		ct state new jump service-endpoints-check
+		ct state new jump firewall-check
+	}}
+	chain filter-output-post-dnat {{
+		type filter hook output priority -90; policy accept;
+		ct state new jump cluster-ips-check
+	}}
+	chain nat-prerouting {{
+		type nat hook prerouting priority -100; policy accept;
+		jump services
+	}}
+	chain nat-output {{
+		type nat hook output priority -100; policy accept;
+		jump services
+	}}
+	chain nat-postrouting {{
+		type nat hook postrouting priority 100; policy accept;
+		jump masquerading
+	}}
+	chain firewall-check {{
+		ip daddr . meta l4proto . th dport vmap @firewall-ips
+	}}
+	chain services {{
+		ip daddr . meta l4proto . th dport vmap @service-ips
+		ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
+	}}
+	chain service-endpoints-check {{
+		ip daddr . meta l4proto . th dport vmap @no-endpoint-services
+	}}
+	chain nodeport-endpoints-check {{
+		ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports
+	}}
+	chain cluster-ips-check {{
+		ip daddr @cluster-ips reject comment "Reject traffic to invalid ports of ClusterIPs"
+		ip daddr {{ 10.96.0.0/16 }} drop comment "Drop traffic to unallocated ClusterIPs"
+	}}
+	chain reject-chain {{
+		comment "helper for @no-endpoint-services / @no-endpoint-nodeports";
+		reject
+	}}
+	chain mark-for-masquerade {{
+		meta mark set meta mark | 0x00004000
+	}}
+	chain masquerading {{
+		meta mark & 0x00004000 == 0x00000000 return
+		meta mark set meta mark ^ 0x00004000
+		masquerade fully-random
+	}}
+}}
+add element ip kube-proxy nodeport-ips {{
+	{NODE}
+}}
+add element ip kube-proxy cluster-ips {{
+	{V}
+}}
+add element ip kube-proxy no-endpoint-services {{
+	{V} . tcp . 80 comment "default/web:http" : goto reject-chain
+}}
+"""
+
+
+def test_golden_of_the_table_without_endpoints() -> None:
+    """Chains, hooks and priorities are those of Kubernetes 1.33, comments included (facts.md 5.2 to 5.4)."""
+    assert full(base(N1, CIDRS), [render(replace(WEB, endpoints=()), N1)]) == GOLDEN
 
 
 def test_node_ports_listen_on_the_primary_address_by_default() -> None:

@@ -33,7 +33,7 @@ def test_a_verdict_changes_by_its_element_alone() -> None:
     text, stale = change(render(none, N1), render(local, N1))
     assert text.splitlines() == [
         f"delete element ip kube-proxy no-endpoint-services {{ {V} . tcp . 80 }}",
-        f"add element ip kube-proxy no-endpoint-services {{ {V} . tcp . 80 : drop }}",
+        f'add element ip kube-proxy no-endpoint-services {{ {V} . tcp . 80 comment "default/web:http" : drop }}',
     ]
     assert not stale
 
