@@ -1,4 +1,4 @@
-"""Which proxier carries out which mode. Each is imported where a lab wants it."""
+"""Which proxier carries out which mode, and what other modes have left. Each is imported where a lab wants it."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ def make(mode: Proxy, target: NodeTarget) -> Proxier:
     from netlab.proxy.iptables import IptablesProxier
 
     return IptablesProxier(target)
+
+
+def clear(target: NodeTarget, mode: Proxy) -> None:
+    """Take away what other modes have left in a node, as kube-proxy does when it starts."""
+    from netlab.proxy import leftovers
+
+    for other in leftovers.find(target, mode):
+        proxier = make(other, target)
+        try:
+            proxier.remove()
+        finally:
+            proxier.close()

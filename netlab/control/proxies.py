@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from netlab.control.modes import make
+from netlab.control.modes import clear, make
 from netlab.errors import NetlabError
+from netlab.kernel import netns
 from netlab.proxy.proxier import Changes, NodeTarget, PortKey, Proxier
 from netlab.service.model import ServicePort
 from netlab.topology.model import Proxy
@@ -35,18 +37,23 @@ class Proxies:
         self._say = say
         self._threads = ThreadPoolExecutor(THREADS, "proxy")
         self._nodes: dict[str, _Node] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}  # nodes that keep rules which could not be taken away
         self._ports: dict[PortKey, ServicePort] = {}
 
     async def want(self, targets: Mapping[str, tuple[NodeTarget, Proxy]]) -> None:
         """Have proxiers for these nodes, by name, and no others; what another mode has left is taken away."""
         for name in self._nodes.keys() - targets.keys():
-            await self._nodes.pop(name).stop(clean=True)
+            gone = self._nodes.pop(name)
+            if not await gone.stop(clean=True):
+                self._leaving[name] = asyncio.create_task(gone.clean_later())
         for name, (target, mode) in targets.items():
+            if name in self._leaving:
+                self._leaving.pop(name).cancel()
             node = self._nodes.get(name)
             if node and (node.target, node.mode) == (target, mode):
                 continue
             if node:
-                await node.stop(clean=True)
+                await node.stop(clean=True)  # what fails is tried again as what another mode has left
             self._nodes[name] = _Node(target, mode, self._threads, self._say)
             self._nodes[name].add(self._ports)
 
@@ -70,6 +77,8 @@ class Proxies:
 
     async def stop(self, keep: Container[str]) -> None:
         """Let go of all nodes; the rules stay on those to `keep`, by name."""
+        for task in self._leaving.values():
+            task.cancel()
         await asyncio.gather(*(node.stop(clean=name not in keep) for name, node in self._nodes.items()))
         self._threads.shutdown(wait=False)
 
@@ -84,6 +93,9 @@ class _Node:
         self._proxier: Proxier = make(mode, target)
         self._pending: dict[PortKey, ServicePort | None] = {}
         self._is_new = True
+        self._clear_at: float | None = 0.0  # when to look for what other modes have left; None: it is gone
+        self._left = ""  # why it is not
+        self._lock = threading.Lock()
         self._wake = asyncio.Event()
         self._done = asyncio.Event()
         self._watched: int | None = None
@@ -99,14 +111,40 @@ class _Node:
         """Wait until nothing is pending."""
         await self._done.wait()
 
-    async def stop(self, *, clean: bool = False) -> None:
-        """End the task; with `clean` take the rules away too."""
+    async def stop(self, *, clean: bool = False) -> bool:
+        """End the task; with `clean` take the rules away too, and return whether none are left."""
         self._unwatch()
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
-        with suppress(NetlabError, OSError):  # the node may have gone already
-            await self._in_thread(self._proxier.remove if clean else self._proxier.close)
+        if clean and self._is_there():
+            return await self._clean()
+        with suppress(NetlabError, OSError):
+            await self._in_thread(self._proxier.close)
+        return True
+
+    async def clean_later(self) -> None:
+        """Try to take the rules away until it is done, or the node has gone."""
+        while self._is_there():
+            await asyncio.sleep(RETRY)
+            if await self._clean():
+                return
+
+    async def _clean(self) -> bool:
+        try:
+            await self._in_thread(self._proxier.remove)
+        except (NetlabError, OSError) as exc:
+            if self._is_there():
+                self._report(f"rules of mode {self.mode} are left: {exc}")
+                return False
+        return True
+
+    def _is_there(self) -> bool:
+        """Say whether the namespace that the rules are in is still the node's."""
+        try:
+            return netns.inode(self.target.netns) == self.target.inode
+        except FileNotFoundError:
+            return False
 
     async def _work(self) -> None:
         """Write what is pending, look after what was written, and sleep."""
@@ -115,10 +153,12 @@ class _Node:
             await self._sleep(due)
             self._wake.clear()
             try:
+                await self._clear()
                 await self._write()
                 await self._look()
                 due = await self._in_thread(self._proxier.tick, time.monotonic())
-                self.failure = ""
+                self._report(self._left)
+                due = min((moment for moment in (due, self._clear_at) if moment is not None), default=None)
             except (NetlabError, OSError) as exc:
                 self._report(str(exc))
                 due = time.monotonic() + RETRY
@@ -132,6 +172,16 @@ class _Node:
         timeout = max(0.0, min(times) - time.monotonic()) if times else None
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), timeout)
+
+    async def _clear(self) -> None:
+        """Take away what other modes have left. Where that fails the node's own rules are written all the same."""
+        if self._clear_at is None or time.monotonic() < self._clear_at:
+            return
+        try:
+            await self._in_thread(clear, self.target, self.mode)
+            self._clear_at, self._left = None, ""
+        except (NetlabError, OSError) as exc:
+            self._clear_at, self._left = time.monotonic() + RETRY, f"rules of another mode are left: {exc}"
 
     async def _write(self) -> None:
         if not (self._pending or self._is_new):
@@ -161,9 +211,15 @@ class _Node:
             self._watched = None
 
     def _report(self, failure: str) -> None:
-        if failure != self.failure:
+        if failure and failure != self.failure:
             self._say(f"node {self.target.name}: {failure}")
         self.failure = failure
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        """Run what waits in a thread, one after the other: a task that was ended does not end its thread."""
+
+        def run() -> T:
+            with self._lock:
+                return function(*arguments)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)

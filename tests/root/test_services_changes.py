@@ -316,8 +316,7 @@ def test_a_kill_in_the_middle_of_changes_converges(lab: ServiceLab) -> None:
     changing = threading.Thread(target=apply_each, args=(lab, many))
     changing.start()
     until(lambda: any(service_is_known(lab, f"s-{i}") for i in range(3, SOME)))
-    control = next(state for state in lab.lab.keeper.states() if state.name == "control-plane")
-    os.kill(control.pid, signal.SIGKILL)
+    kill_control_plane(lab)
     changing.join()
     until(lambda: service_is_known(lab, "web"))
     lab.apply(*many)
@@ -329,6 +328,12 @@ def test_a_kill_in_the_middle_of_changes_converges(lab: ServiceLab) -> None:
     until(lambda: rules(lab, "n2") >= grown)
     assert rules(lab, "n2") == grown  # nothing is missing, and nothing was left over
     lab.lab.up()
+
+
+def kill_control_plane(lab: ServiceLab) -> None:
+    control = next(state for state in lab.lab.keeper.states() if state.name == "control-plane")
+    assert control.pid
+    os.kill(control.pid, signal.SIGKILL)
 
 
 def apply_each(lab: ServiceLab, services: list[Service]) -> None:
@@ -370,6 +375,21 @@ def test_up_with_another_mode_replaces_the_rules(old: str, new: str, where: str)
             ("ext1", lab.lab.address("n2"), 30080),
         ):
             assert len(lab.ask_often(member, address, port)) == 2
+
+
+@pytest.mark.parametrize(("old", "new"), [("iptables", "nftables"), ("nftables", "iptables")])
+def test_a_new_control_plane_replaces_the_rules_that_a_killed_one_left(old: str, new: str) -> None:
+    with running(TOPOLOGY.format(mode=old), "mode", old) as lab:
+        lab.apply(SERVICE, WEB)
+        lab.wait_for_endpoints("web", 2)
+        address = lab.cluster_ip("web")
+        kill_control_plane(lab)
+        lab.lab.keeper.stop()  # or else the supervisor starts another one of the old mode meanwhile
+        assert [modes_of(lab, node) for node in ("n1", "n2")] == [{old}, {old}]
+        Lab.loads(TOPOLOGY.format(mode=new), name=lab.name).up()
+        assert [modes_of(lab, node) for node in ("n1", "n2")] == [{new}, {new}]
+        lab.wait_for_endpoints("web", 2)
+        assert len(lab.ask_often("client", address)) == 2
 
 
 def modes_of(lab: ServiceLab, node: str) -> set[str]:
