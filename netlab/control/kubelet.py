@@ -127,6 +127,6 @@ class Kubelet:
                     continue
                 addresses = self._addresses.get(pod.name, ())
                 target = Target(pod, container, addresses, (status.pid, status.started))
-                if target.start or container.readiness:
+                if target.start or container.readiness or container.startup:
                     wanted[pod.name, container.name] = target
         self._prober.want(wanted)

@@ -1,4 +1,4 @@
-"""Readiness probes of a lab's containers, each in a task of its own, from the node that the pod is on."""
+"""Readiness and startup probes of a lab's containers, each in a task of its own, from the node that the pod is on."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class Prober:
         self._states: dict[Key, ProbeState] = {}
         self._last: dict[Key, Outcome] = {}
         self._starting: set[Key] = set()
+        self._waiting: set[Key] = set()  # for their startup probe's first success
 
     def want(self, targets: Mapping[Key, Target]) -> None:
         """Probe these containers, and no others; one that was started again begins anew."""
@@ -54,18 +55,20 @@ class Prober:
             self._states.pop(key, None)
             self._last.pop(key, None)
             self._starting.discard(key)
+            self._waiting.discard(key)
         for key, target in targets.items():
             if key not in self._tasks:
+                self._waiting |= {key} if target.container.startup else set()
                 self._starting |= {key} if target.start else set()
                 self._tasks[key] = target, asyncio.create_task(self._probe(key, target))
 
     def is_ready(self, key: Key) -> bool:
-        """Say whether a container listens and its probe has come to ready, as far as it has these."""
+        """Say whether a container listens, has started, and its probe has come to ready, as far as it has these."""
         if key not in self._tasks:
             return True
         state = self._states.get(key)
-        listens = key not in self._starting
-        return state.is_ready if state else listens and self._tasks[key][0].container.readiness is None
+        has_started = key not in self._starting and key not in self._waiting
+        return state.is_ready if state else has_started and self._tasks[key][0].container.readiness is None
 
     def is_starting(self, key: Key) -> bool:
         """Say whether a server of netlab's own does not listen yet, or a probe that is due then has not ended."""
@@ -84,6 +87,8 @@ class Prober:
         begin = time.monotonic()
         while target.start and not (await self._outcome(key, target, target.start)).ok:
             await asyncio.sleep(START_PERIOD)
+        if startup := target.container.startup:
+            await self._start(key, target, startup, begin)
         if (probe := target.container.readiness) is None:
             self._end_start(key)
             return
@@ -97,6 +102,16 @@ class Prober:
             self._end_start(key)
             if state.is_ready != was_ready:
                 self._wake()
+
+    async def _start(self, key: Key, target: Target, probe: Probe, begin: float) -> None:
+        """Wait until a container's startup probe succeeds; kubelet would start one anew that takes too long."""
+        self._end_start(key)  # for how long only its owner knows
+        state = ProbeState.started(probe, begin)
+        while not state.is_ready:
+            await asyncio.sleep(max(0.0, state.next_due - time.monotonic()))
+            state = state.after(await self._outcome(key, target, probe), time.monotonic())
+        self._waiting.discard(key)
+        self._wake()
 
     def _end_start(self, key: Key) -> None:
         if key in self._starting:

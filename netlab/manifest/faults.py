@@ -43,6 +43,8 @@ def _pod_faults(body: PodBody) -> Iterator[Finding]:
             yield Finding((*loc, "name"), f"{quote(container.name)} is given twice in this pod", first=first)
         yield from _under(loc, port_name_faults(container.ports))
         yield from _under(loc, env_faults(container.env))
+        if container.startup_probe is not None and container.startup_probe.success_threshold > 1:
+            yield Finding((*loc, "startupProbe", "successThreshold"), "must be 1: it succeeds once")
     selected = body.node_selector.get(HOSTNAME_LABEL)
     if body.node_name and selected and body.node_name != selected:
         yield Finding(("nodeSelector", HOSTNAME_LABEL), f"{quote(selected)} is not the node that `nodeName` says")

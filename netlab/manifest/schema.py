@@ -135,7 +135,7 @@ class Exec(ExecSpec):
 
 
 class Probe(ProbeSpec):
-    """A readiness probe."""
+    """A readiness or startup probe."""
 
     IGNORED: ClassVar[Notes] = plain("terminationGracePeriodSeconds")
     exec: Exec | None = None
@@ -147,7 +147,7 @@ class Container(Spec):
     IGNORED: ClassVar[Notes] = {
         **plain(
             "imagePullPolicy", "lifecycle", "livenessProbe", "resizePolicy", "resources", "restartPolicy",
-            "securityContext", "startupProbe", "stdin", "stdinOnce", "terminationMessagePath",
+            "securityContext", "stdin", "stdinOnce", "terminationMessagePath",
             "terminationMessagePolicy", "tty", "volumeDevices", "volumeMounts",
         ),
         "envFrom": "its variables are left out",
@@ -160,6 +160,7 @@ class Container(Spec):
     working_dir: AbsolutePath = Field("/", alias="workingDir")
     ports: list[ContainerPort] = Field([])
     readiness_probe: Probe | None = Field(None, alias="readinessProbe")
+    startup_probe: Probe | None = Field(None, alias="startupProbe")
 
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"

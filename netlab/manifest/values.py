@@ -89,6 +89,7 @@ def _container(spec: Container, *, restart: bool) -> pod.Container:
         restart=restart,
         ports=container_ports(spec.ports),
         readiness=probe(spec.readiness_probe),
+        startup=probe(spec.startup_probe),
     )
 
 

@@ -68,7 +68,6 @@ NOT_OFFERED = {
     " for the built-in echo server",
     "links": "cables follow from `nodes`, `underlay` and `pods`: nothing to list",
     "livenessProbe": "containers that end are started again; nothing else does it",
-    "startupProbe": "give the `readinessProbe` an `initialDelaySeconds`",
     "grpc": "probe with exec, tcpSocket or httpGet",
     **dict.fromkeys(
         ("configMapKeyRef", "secretKeyRef", "resourceFieldRef"), "there are pods' fields only: fieldRef; or a `value`"

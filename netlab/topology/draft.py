@@ -266,6 +266,7 @@ def _container(spec: ContainerSpec) -> model.Container:
         restart=spec.restart_policy == "Always",
         ports=container_ports(spec.ports),
         readiness=probe(spec.readiness_probe),
+        startup=probe(spec.startup_probe),
     )
 
 

@@ -45,7 +45,7 @@ class HttpGet:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A readiness probe: exactly one of `command`, `tcp_port` and `http` is given. Times in seconds."""
+    """A readiness or startup probe: exactly one of `command`, `tcp_port` and `http` is given. Times in seconds."""
 
     command: tuple[str, ...] = ()
     tcp_port: str = ""  # a number or a container port's name
@@ -71,6 +71,7 @@ class Container:
     restart: bool = True
     ports: tuple[ContainerPort, ...] = ()
     readiness: Probe | None = None
+    startup: Probe | None = None  # until it has succeeded once the container is not ready
 
 
 class DnsPolicy(StrEnum):

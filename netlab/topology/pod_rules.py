@@ -31,8 +31,14 @@ def container_forms(draft: Draft) -> Iterator[Finding]:
                 if first != (*here, "ports", j):
                     message = f"{port.protocol} port {port.port} is served in this pod already"
                     yield Finding((*here, "ports", j), message, first=first)
-            if container.readiness_probe is not None:
-                yield from _probe_faults(container.readiness_probe, container.ports, here)
+            for name, probe in (
+                ("readinessProbe", container.readiness_probe),
+                ("startupProbe", container.startup_probe),
+            ):
+                if probe is not None:
+                    yield from _probe_faults(probe, container.ports, (*here, name))
+            if container.startup_probe is not None and container.startup_probe.success_threshold > 1:
+                yield Finding((*here, "startupProbe", "successThreshold"), "must be 1: it succeeds once")
 
 
 def _program_faults(container: ContainerSpec) -> Iterator[Finding]:
@@ -68,4 +74,4 @@ def _probe_faults(probe: ProbeSpec, ports: Sequence[ContainerPortSpec], loc: Loc
     if handler is not None and not handler.port.isdigit() and handler.port not in names:
         message = f"this container has no port called {quote(handler.port)}{did_you_mean(handler.port, names)}"
         hint = f"it has {listed(names)}" if names else "give it `ports` with names, or write a number"
-        yield Finding((*loc, "readinessProbe", step, "port"), message, hint)
+        yield Finding((*loc, step, "port"), message, hint)

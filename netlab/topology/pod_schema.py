@@ -173,6 +173,11 @@ class ContainerSpec(Spec):
     readiness_probe: ProbeSpec | None = Field(
         None, alias="readinessProbe", description="How it is found out whether it is ready. Without it: it is."
     )
+    startup_probe: ProbeSpec | None = Field(
+        None,
+        alias="startupProbe",
+        description="What must succeed once before it can be ready. Nothing is restarted where that takes too long.",
+    )
 
 
 class HostAliasSpec(Spec):

@@ -83,7 +83,7 @@ def host_aliases(specs: Iterable[HostAliasSpec]) -> tuple[pod.HostAlias, ...]:
 
 
 def probe(spec: ProbeSpec | None) -> pod.Probe | None:
-    """Return a readiness probe. A time or threshold of 0 stands for the default, as in Kubernetes."""
+    """Return a probe. A time or threshold of 0 stands for the default, as in Kubernetes."""
     if spec is None:
         return None
     http = None

@@ -219,6 +219,14 @@ def test_file_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load(path)
 
 
+def test_startup_probe() -> None:
+    found = read(DEPLOYMENT.replace("readinessProbe:", "startupProbe:"))
+    container = found.workloads[0].value.template.containers[0]
+    assert (container.readiness, container.startup) == (None, Probe(http=HttpGet("http"), period=3))
+    twice = DEPLOYMENT.replace("readinessProbe: {", "startupProbe: {successThreshold: 2, ")
+    assert problems(twice)[0].endswith("startupProbe.successThreshold: must be 1: it succeeds once")
+
+
 @pytest.mark.parametrize("wish", ["PreferClose", "PreferSameZone", "PreferSameNode"])
 def test_traffic_distribution(wish: str) -> None:
     found = read(SERVICE.replace("spec: {", f"spec: {{trafficDistribution: {wish}, ") % "web")
