@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only say what is wrong.")
 @click.option("--wait", is_flag=True, help="Return when all pods of the workloads are there and available.")
 def apply_command(lab: str | None, files: tuple[str, ...], dry_run: bool, wait: bool) -> None:
-    """Make what manifests declare: v1 Service and Pod, EndpointSlice, Deployment, StatefulSet, DaemonSet.
+    """Make what manifests declare: v1 Namespace, Service and Pod, EndpointSlice, Deployment, StatefulSet, DaemonSet.
 
     All of it or, where anything is wrong with it, nothing. What does not touch the network is ignored. A container
     without a command is netlab's echo server, which says who it is and which client it sees.
@@ -103,6 +103,7 @@ def _containers(found: Manifests) -> Iterator[tuple[str, Container]]:
 
 def _values(found: Manifests) -> dict[str, list[Any]]:
     return {
+        "namespaces": [to_json(one.value) for one in found.namespaces],
         "services": [to_json(one.value) for one in found.services],
         "workloads": [to_json(one.value) for one in found.workloads],
         "pods": [to_json(one.value) for one in found.pods],
@@ -137,4 +138,5 @@ def references(file: str) -> list[tuple[Reference, str]]:
     named += [(Reference(Resource.PODS, one.value.name), one.value.namespace) for one in found.pods]
     named += [(Reference(Resource.ENDPOINT_SLICES, one.value.name), one.value.namespace) for one in found.slices]
     named += [(Reference(Resource.SERVICES, one.value.name), one.value.namespace) for one in found.services]
+    named += [(Reference(Resource.NAMESPACES, one.value.name), one.value.name) for one in found.namespaces]
     return named

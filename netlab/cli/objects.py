@@ -23,7 +23,9 @@ COLUMNS = {
     Resource.STATEFUL_SETS: ("name", "ready"),
     Resource.DAEMON_SETS: ("name", "desired", "current", "ready", "up-to-date", "available"),
     Resource.NODES: ("name", "status", "proxy", "internal-ip", "pod-cidr"),
+    Resource.NAMESPACES: ("name", "status"),
 }
+IN_NO_NAMESPACE = (Resource.NODES, Resource.NAMESPACES)
 
 lab_option = click.option("-l", "--lab", help="The lab, where there are several.", shell_complete=complete_lab)
 namespace_option = click.option(
@@ -44,7 +46,10 @@ def control_plane(lab: str | None) -> str:
 @output_option
 @click.argument("words", metavar="KIND [NAME]...", nargs=-1, required=True)
 def get_command(lab: str | None, namespace: str, all_namespaces: bool, output: str, words: tuple[str, ...]) -> None:
-    """Show objects: services, endpoints, pods, deployments, statefulsets, daemonsets, endpointslices, nodes."""
+    """Show objects: services, endpoints, pods, deployments, statefulsets, daemonsets, endpointslices, nodes.
+
+    There are namespaces too; all kinds have kubectl's short names.
+    """
     wanted = parse(words)
     name = control_plane(lab)
     shown: list[Any] = []
@@ -75,7 +80,7 @@ def _pick(kind: Resource, items: list[dict[str, Any]], names: list[str], namespa
 
 
 def _print_items(kind: Resource, items: list[dict[str, Any]], *, all_namespaces: bool) -> None:
-    columns = (*(("namespace",) if all_namespaces and kind is not Resource.NODES else ()), *COLUMNS[kind])
+    columns = (*(("namespace",) if all_namespaces and kind not in IN_NO_NAMESPACE else ()), *COLUMNS[kind])
     if not items:
         click.echo(f"no {kind}")
         return

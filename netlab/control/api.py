@@ -19,7 +19,7 @@ from netlab.controllers.state import Key
 from netlab.controllers.workloads import check
 from netlab.errors import NetlabError, UsageError
 from netlab.topology.pod import Pod, Workload
-from netlab.topology.service import EndpointSlice, Service
+from netlab.topology.service import EndpointSlice, Namespace, Service
 
 LONGEST_REQUEST = 64 * 2**20  # bytes
 RESTARTED = "netlab/restartedAt"  # the label by which a restart makes a template another one
@@ -75,6 +75,7 @@ class Api:
 
     async def _apply(self, request: Request) -> Answer:
         """Take objects, all or none: what can be refused is looked at first."""
+        namespaces = [from_json(Namespace, value) for value in request.get("namespaces", ())]
         services = [from_json(Service, value) for value in request.get("services", ())]
         workloads = [from_json(Workload, value) for value in request.get("workloads", ())]
         slices = [from_json(EndpointSlice, value) for value in request.get("slices", ())]
@@ -86,7 +87,8 @@ class Api:
             self._require_room(pod)
         self._plane.registry.set_services(services)
         journal = self._plane.registry.journal
-        outcomes = [self._keep(service, f"service/{service.name}", journal.services) for service in services]
+        outcomes = [self._keep(space, f"namespace/{space.name}", journal.namespaces) for space in namespaces]
+        outcomes += [self._keep(service, f"service/{service.name}", journal.services) for service in services]
         outcomes += [self._keep(workload, _name(workload), journal.workloads) for workload in workloads]
         for written in slices:
             outcomes.append(self._keep(written, f"endpointslice/{written.name}", journal.slices))
@@ -125,6 +127,7 @@ class Api:
         wanted = [(Resource(key["kind"]), (key["namespace"], key["name"])) for key in request["keys"]]
         for kind, key in wanted:
             self._require_deletable(kind, key)
+        self._require_empty(wanted)
         for kind, key in wanted:
             self._delete_one(kind, key)
         await self._plane.settled()
@@ -145,10 +148,27 @@ class Api:
                     raise UsageError(f"{name} is of {_owner(pod)}", "remove it there and run `netlab up`")
             case Resource.DEPLOYMENTS | Resource.STATEFUL_SETS | Resource.DAEMON_SETS:
                 there = (WORKLOADS[kind], *key) in journal.workloads
+            case Resource.NAMESPACES:
+                there = (key[1],) in journal.namespaces
             case _:
                 raise UsageError(f"{kind} cannot be deleted", "they follow from Services, pods and the topology file")
         if not there:
             raise UsageError(f"there is no {name} in namespace {key[0]}", f"`netlab get {kind} -A` lists them")
+
+    def _require_empty(self, wanted: list[tuple[Resource, Key]]) -> None:
+        """Raise UsageError for a namespace to be deleted that something stays in."""
+        journal = self._plane.registry.journal
+        there = [(Resource.SERVICES, key) for key in self._plane.registry.services]
+        kinds = {workload: kind for kind, workload in WORKLOADS.items()}
+        there += [(kinds[found.kind], (found.namespace, found.name)) for found in journal.workloads.values()]
+        owners = {workload.owner for workload in journal.workloads.values()}
+        pods = (pod for pod in self._plane.registry.topology.pods if pod.owner not in owners)
+        there += [(Resource.PODS, (pod.namespace, pod.name)) for pod in pods]
+        for name in (key[1] for kind, key in wanted if kind is Resource.NAMESPACES):
+            left = next((one for one in there if one[1][0] == name and one not in wanted), None)
+            if left:
+                what = f"{SHORT[left[0]][0]}/{left[1][1]}"
+                raise UsageError(f"namespace/{name} is not empty: {what} is in it", "delete that first")
 
     def _delete_one(self, kind: Resource, key: Key) -> None:
         journal = self._plane.registry.journal
@@ -161,6 +181,8 @@ class Api:
                 self._plane.registry.forget_slice(key)
             case Resource.PODS:
                 self._plane.delete_pod(key[1])
+            case Resource.NAMESPACES:
+                journal.delete(Namespace, key[1:])
             case _:
                 journal.delete(Workload, (WORKLOADS[kind], *key))
 

@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
 from netlab.codec import from_json, to_json
 from netlab.controllers.allocate import Allocation
 from netlab.topology.pod import Pod, Workload
-from netlab.topology.service import EndpointSlice, Service
+from netlab.topology.service import EndpointSlice, Namespace, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Asked:
     pod: Pod | None
 
 
-Applied = Service | Workload | EndpointSlice | Allocation | Asked
-KINDS: dict[str, type] = {kind.__name__: kind for kind in (Service, Workload, EndpointSlice, Allocation, Asked)}
+Applied = Namespace | Service | Workload | EndpointSlice | Allocation | Asked
+KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Applied)}
 Key = tuple[str, ...]
 
 
@@ -37,12 +37,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Read what was kept. A line that a crash has cut off counts for nothing. Raises OSError."""
         self._path = path
+        self.namespaces: dict[tuple[str], Namespace] = {}
         self.services: dict[tuple[str, str], Service] = {}
         self.workloads: dict[tuple[str, str, str], Workload] = {}
         self.slices: dict[tuple[str, str], EndpointSlice] = {}
         self.allocations: dict[tuple[str, str], Allocation] = {}
         self.asked: dict[tuple[str], Asked] = {}
         self._objects: dict[str, dict[Any, Any]] = {
+            "Namespace": self.namespaces,
             "Service": self.services,
             "Workload": self.workloads,
             "EndpointSlice": self.slices,

@@ -128,7 +128,8 @@ class Plane:
             self._follow_asked()
         pods = self._keep_workloads(self.kubelet.pods())
         self.registry.set_pods(pods)
-        self._publish(self.registry.take_dirty(), {state.pod.namespace for state in pods})
+        applied = {name for (name,) in self.registry.journal.namespaces}
+        self._publish(self.registry.take_dirty(), {*applied, *(state.pod.namespace for state in pods)})
 
     def _take_pods(self) -> None:
         self.kubelet.want(self.registry.topology.pods, self.registry.pod_addresses())

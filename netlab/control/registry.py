@@ -155,6 +155,18 @@ class Registry:
         service = self.services.get(key)
         return service_ports(service, self.allocation(key), self.backends(key)) if service else ()
 
+    def namespace_names(self) -> set[str]:
+        """Return the Kubernetes namespaces that were applied, or have a pod, Service or workload."""
+        journal = self.journal
+        of_workloads = (workload.namespace for workload in journal.workloads.values())
+        of_pods = (pod.namespace for pod in self.topology.pods)
+        return {
+            *(name for (name,) in journal.namespaces),
+            *(name for name, _ in self.services),
+            *of_workloads,
+            *of_pods,
+        }
+
     def record(self, key: Key) -> Record:
         """Return a Service for DNS."""
         return dns_service(self.services[key], self.allocation(key), self.backends(key))

@@ -21,6 +21,7 @@ class Resource(StrEnum):
     STATEFUL_SETS = "statefulsets"
     DAEMON_SETS = "daemonsets"
     NODES = "nodes"
+    NAMESPACES = "namespaces"
 
 
 SHORT = {
@@ -32,6 +33,7 @@ SHORT = {
     Resource.STATEFUL_SETS: ("statefulset", "sts"),
     Resource.DAEMON_SETS: ("daemonset", "ds"),
     Resource.NODES: ("node", "no"),
+    Resource.NAMESPACES: ("namespace", "ns"),
 }
 BY_NAME = {name: kind for kind, names in SHORT.items() for name in (kind.value, *names)}
 WORKLOADS = {

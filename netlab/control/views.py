@@ -9,6 +9,7 @@ from typing import Any
 
 from netlab.control.plane import Plane
 from netlab.control.resources import WORKLOADS, Resource
+from netlab.control.zone import ALWAYS
 from netlab.controllers.backends import Backend, in_order, slice_backends
 from netlab.controllers.revision import revision_of
 from netlab.controllers.state import Key, PodState
@@ -220,11 +221,16 @@ def _nodes(plane: Plane) -> Iterator[Item]:
         }
 
 
+def _namespaces(plane: Plane) -> Iterator[Item]:
+    return ({"name": name, "status": "Active"} for name in {*ALWAYS, *plane.registry.namespace_names()})
+
+
 _OF_KIND: dict[Resource, Callable[[Plane], Iterator[Item]]] = {
     Resource.SERVICES: _services,
     Resource.ENDPOINTS: _endpoints,
     Resource.ENDPOINT_SLICES: _slices,
     Resource.PODS: _pods,
     Resource.NODES: _nodes,
+    Resource.NAMESPACES: _namespaces,
     **{kind: _workloads(workload) for kind, workload in WORKLOADS.items()},
 }

@@ -22,13 +22,13 @@ class Zone:
         self._records: dict[Key, Record] = {}
 
     def publish(
-        self, dirty: Iterable[Key], present: Mapping[Key, object], record: Callable[[Key], Record], pods: Iterable[str]
+        self, dirty: Iterable[Key], present: Mapping[Key, object], record: Callable[[Key], Record], more: Iterable[str]
     ) -> None:
-        """Write the zone with the Services that have changed; `pods` are pods' namespaces. Raises OSError."""
+        """Write the zone with the Services that have changed; `more` are other namespaces. Raises OSError."""
         for key in dirty:
             if key in present:
                 self._records[key] = record(key)
             else:
                 self._records.pop(key, None)
-        namespaces = {*ALWAYS, *pods, *(namespace for namespace, _ in self._records)}
+        namespaces = {*ALWAYS, *more, *(namespace for namespace, _ in self._records)}
         self._writer.write(Cluster(tuple(self._records.values()), sorted(namespaces)))

@@ -10,7 +10,7 @@ from netlab.errors import Problem
 from netlab.topology.document import Document
 from netlab.topology.findings import Finding, Loc, listed
 from netlab.topology.pod import Pod, Workload
-from netlab.topology.service import EndpointSlice, Service
+from netlab.topology.service import EndpointSlice, Namespace, Service
 from netlab.topology.spec import Spec
 
 T = TypeVar("T")
@@ -68,6 +68,7 @@ class Manifests:
     pods: tuple[Declared[Pod], ...] = ()
     slices: tuple[Declared[EndpointSlice], ...] = ()
     ignored: tuple[Ignored, ...] = ()
+    namespaces: tuple[Declared[Namespace], ...] = ()
 
     def ignored_lines(self) -> list[str]:
         """Return one line for each kind with fields that do not touch the network, and one for each other note."""
@@ -93,4 +94,5 @@ def merge(files: Sequence[Manifests]) -> Manifests:
         pods=tuple(one for file in files for one in file.pods),
         slices=tuple(one for file in files for one in file.slices),
         ignored=tuple(sorted(one for file in files for one in file.ignored)),
+        namespaces=tuple(one for file in files for one in file.namespaces),
     )

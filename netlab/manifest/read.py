@@ -20,7 +20,7 @@ from netlab.topology.document import Document, Value, read_all, without_collecti
 from netlab.topology.findings import Finding, Loc
 from netlab.topology.load import read_text
 from netlab.topology.pod import Pod, Workload
-from netlab.topology.service import EndpointSlice, Service
+from netlab.topology.service import EndpointSlice, Namespace, Service
 
 SIZE_MAX = 32 * 2**20
 PROBLEMS_MAX = 1000  # after that many the rest is not looked at
@@ -62,6 +62,7 @@ def read_sound(text: str, file: str = "<text>") -> tuple[Manifests, list[Problem
         pods=tuple(one for one in of if isinstance(one.value, Pod)),
         slices=tuple(one for one in of if isinstance(one.value, EndpointSlice)),
         ignored=tally(reader.found),
+        namespaces=tuple(one for one in of if isinstance(one.value, Namespace)),
     )
     return found, sorted(problems)
 

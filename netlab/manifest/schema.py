@@ -69,6 +69,20 @@ class ServiceMeta(Meta):
     name: ServiceName
 
 
+class NamespaceMeta(Spec):
+    """`metadata` of a Namespace, which is in none."""
+
+    IGNORED: ClassVar[Notes] = {**NOT_READ, **plain("labels")}
+    name: Label
+
+
+class NamespaceObject(Spec):
+    """A v1 Namespace."""
+
+    IGNORED: ClassVar[Notes] = {**STATUS, **plain("spec")}
+    metadata: NamespaceMeta
+
+
 class TemplateMeta(Spec):
     """`metadata` of a pod template."""
 

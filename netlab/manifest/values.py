@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from netlab.manifest.schema import HOSTNAME_LABEL, Container, PodBody, PodObject, ServiceObject, SliceObject, Template
+from netlab.manifest.schema import (
+    HOSTNAME_LABEL,
+    Container,
+    NamespaceObject,
+    PodBody,
+    PodObject,
+    ServiceObject,
+    SliceObject,
+    Template,
+)
 from netlab.manifest.workload_schema import AnyObject, DaemonSet, Deployment, StatefulSet
 from netlab.topology import pod, service
 from netlab.topology.pod import DnsPolicy, Pod, PodTemplate, Strategy, Workload, WorkloadKind
@@ -10,12 +19,14 @@ from netlab.topology.values import container_ports, env, host_aliases, labels, p
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 MANIFEST = "manifest"  # the owner of a pod that somebody applied
-Value = service.Service | Workload | Pod | service.EndpointSlice
+Value = service.Namespace | service.Service | Workload | Pod | service.EndpointSlice
 
 
 def value_of(spec: AnyObject) -> Value:
     """Return what an object declares."""
     match spec:
+        case NamespaceObject():
+            return service.Namespace(spec.metadata.name)
         case ServiceObject():
             meta = spec.metadata
             return service_value(spec.spec, meta.name, namespace=meta.namespace, own_labels=meta.labels)

@@ -15,7 +15,7 @@ from netlab.topology.findings import Finding, Loc, did_you_mean, find_similar, l
 # Objects that are often in the same file and touch no packet.
 SILENT = frozenset({
     "ClusterRole", "ClusterRoleBinding", "ConfigMap", "CustomResourceDefinition", "HorizontalPodAutoscaler",
-    "LimitRange", "Namespace", "PersistentVolume", "PersistentVolumeClaim", "PodDisruptionBudget", "PriorityClass",
+    "LimitRange", "PersistentVolume", "PersistentVolumeClaim", "PodDisruptionBudget", "PriorityClass",
     "ResourceQuota", "Role", "RoleBinding", "Secret", "ServiceAccount", "StorageClass",
 })  # fmt: skip
 INSTEAD = {

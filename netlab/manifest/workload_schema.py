@@ -6,7 +6,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from netlab.manifest.schema import STATUS, Labels, Meta, Notes, PodObject, ServiceObject, SliceObject, Template, plain
+from netlab.manifest.schema import (
+    STATUS,
+    Labels,
+    Meta,
+    NamespaceObject,
+    Notes,
+    PodObject,
+    ServiceObject,
+    SliceObject,
+    Template,
+    plain,
+)
 from netlab.topology.fields import PODS_MAX, Label, not_a, refuse
 from netlab.topology.spec import Spec
 
@@ -133,8 +144,9 @@ class DaemonSet(Spec):
     spec: DaemonSetBody
 
 
-AnyObject = ServiceObject | PodObject | Deployment | StatefulSet | DaemonSet | SliceObject
+AnyObject = NamespaceObject | ServiceObject | PodObject | Deployment | StatefulSet | DaemonSet | SliceObject
 KINDS: dict[str, tuple[str, type[AnyObject]]] = {  # kind: its apiVersion and fields
+    "Namespace": ("v1", NamespaceObject),
     "Service": ("v1", ServiceObject),
     "Pod": ("v1", PodObject),
     "Deployment": ("apps/v1", Deployment),

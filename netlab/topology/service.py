@@ -105,6 +105,18 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace that is there whether anything is in it or not: cluster DNS knows its name."""
+
+    name: str
+
+    @property
+    def key(self) -> tuple[str]:
+        """Return what names it in the cluster."""
+        return (self.name,)
+
+
+@dataclass(frozen=True, slots=True)
 class SliceEndpoint:
     """One endpoint of an EndpointSlice, with absent conditions filled in (facts.md 8.1). Hints are `hints.forNodes`."""
 

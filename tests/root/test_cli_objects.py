@@ -256,6 +256,34 @@ def test_what_the_control_plane_refuses_changes_nothing(web: Shell) -> None:
     assert web("get", "svc", "-o", "json").stdout == before
 
 
+ASK = """\
+import sys, dns.message, dns.query, dns.rcode
+answer = dns.query.udp(dns.message.make_query(sys.argv[1], "A"), "10.96.0.10", timeout=5)
+print(dns.rcode.to_text(answer.rcode()))
+"""
+SHOP = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
+IN_SHOP = SERVICE.replace("name: NAME", "name: web, namespace: shop")
+
+
+def test_a_namespace_is_there_with_nothing_in_it(shell: Shell) -> None:
+    """Its name is NODATA in cluster DNS, where that of no namespace is NXDOMAIN."""
+
+    def asked(name: str) -> str:
+        return shell("exec", "client", "--", sys.executable, "-c", ASK, f"{name}.svc.cluster.local").stdout.strip()
+
+    assert asked("shop") == "NXDOMAIN"
+    assert shell("apply", "-f", shell.file("shop.yaml", SHOP)).stdout == "namespace/shop created\n"
+    assert shell("apply", "-f", "shop.yaml").stdout == "namespace/shop unchanged\n"
+    assert shell.names("namespaces") == ["default", "kube-system", "shop"]
+    assert shell("get", "ns", "shop").stdout.split() == ["NAME", "STATUS", "shop", "Active"]
+    until(lambda: asked("shop") == "NOERROR")
+    assert shell("apply", "-f", shell.file("in.yaml", f"{SHOP}---\n{IN_SHOP}")).returncode == 0
+    refused = shell("delete", "ns/shop")
+    assert (refused.returncode, "namespace/shop is not empty: service/web is in it" in refused.stderr) == (2, True)
+    assert shell("delete", "-f", "in.yaml").stdout == "service/web deleted\nnamespace/shop deleted\n"
+    until(lambda: asked("shop") == "NXDOMAIN")
+
+
 def test_two_files_are_one_whole(shell: Shell) -> None:
     files = [shell.file("one.yaml", SERVICE.replace("NAME", "a")), shell.file("two.yaml", MISTAKES)]
     assert shell("apply", "-f", files[0], "-f", files[1]).returncode == 2

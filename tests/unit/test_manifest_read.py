@@ -25,7 +25,7 @@ from netlab.topology.pod import (
     Workload,
 )
 from netlab.topology.pod import WorkloadKind as Kind
-from netlab.topology.service import EndpointSlice, Port, Protocol, Service, SliceEndpoint, SlicePort
+from netlab.topology.service import EndpointSlice, Namespace, Port, Protocol, Service, SliceEndpoint, SlicePort
 
 SERVICE = "{apiVersion: v1, kind: Service, metadata: {name: %s}, spec: {ports: [{port: 80}]}}\n"
 DEPLOYMENT = """\
@@ -219,6 +219,13 @@ def test_file_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load(path)
 
 
+def test_namespace() -> None:
+    found = read("{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {a: b}}, spec: {finalizers: []}}")
+    assert [one.value for one in found.namespaces] == [Namespace("shop")]
+    assert problems("{apiVersion: v1, kind: Namespace, metadata: {name: Shop}}")
+    assert found.ignored_lines() == ["Namespace: ignored, since they do not touch the network: labels, spec"]
+
+
 def test_startup_probe() -> None:
     found = read(DEPLOYMENT.replace("readinessProbe:", "startupProbe:"))
     container = found.workloads[0].value.template.containers[0]
@@ -282,7 +289,6 @@ def test_ignored_lines_are_few() -> None:
     pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p%d, uid: x}\nspec: {containers: [{name: c, image: i}]}\n---\n"
     manifests = read("".join(pod % i for i in range(9)) + "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}")
     assert manifests.ignored_lines() == [
-        "Namespace: ignored: it does not touch the network",
         "Pod: ignored, since they do not touch the network: uid",
         "Pod: spec.containers[].image: the built-in echo server stands in",
     ]
