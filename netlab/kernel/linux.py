@@ -117,7 +117,7 @@ class LinuxKernel:
                 netns.remove(op.netns for op in ops)
             case Phase.NAME:
                 self._name([op.netns for op in ops])
-            case Phase.SYSCTL | Phase.LINK_SYSCTL:
+            case Phase.SYSCTL | Phase.LINK_SYSCTL | Phase.RULE_SYSCTL:
                 sysctl.write((op.netns, op.new) for op in ops if isinstance(op.new, Sysctl))
             case Phase.CABLE:
                 self._connect(ops)

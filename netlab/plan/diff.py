@@ -73,7 +73,8 @@ class Phase(IntEnum):
     ROUTE = 16
     LINK_SYSCTL = 17
     RULES = 18
-    PROCESS = 19
+    RULE_SYSCTL = 19
+    PROCESS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,8 @@ def _restarts(netns: Netns, have: frozenset[Object], want: frozenset[Object]) ->
 
 def _phase(entry: Object, *, changed: bool = False) -> Phase:
     if isinstance(entry, Sysctl):
+        if entry.path.startswith("net/netfilter/"):  # a module's, which rules have the kernel load
+            return Phase.RULE_SYSCTL
         return Phase.LINK_SYSCTL if entry.dev else Phase.SYSCTL
     if isinstance(entry, LINKS) and changed:
         return Phase.CONFIGURE
