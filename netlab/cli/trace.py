@@ -53,7 +53,7 @@ def probe_options(command: F) -> F:
 
 @click.command("trace", context_settings={"max_content_width": 100})
 @probe_options
-@click.option("--by", type=click.Choice(["ebpf", "sockets", "counters"]), help="See packets by this; the best there is without.")
+@click.option("--by", type=click.Choice(["ebpf", "sockets", "counters"]), help="See packets by this, not by the best.")
 @click.option("--count", default=1, type=click.IntRange(1, 1000), help="Send so many, show the first, count the ends.")
 @click.option("--wait", type=click.FloatRange(0, 3600), help="Seconds to wait: 1 for an answer, 60 for a --flow.")
 @click.option("--flow", metavar="FILTER", help="Follow real traffic, the next packet that a filter lets pass.")
