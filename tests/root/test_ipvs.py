@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from netlab.control.modes import clear
 from netlab.errors import KernelError
 from netlab.kernel import netns
-from netlab.proxy import listing, tools
+from netlab.proxy import leftovers, listing, tools
 from netlab.proxy.ipvs import IpvsProxier
 from netlab.proxy.ipvs_device import DEVICE
 from netlab.proxy.proxier import NodeTarget, Options, PortKey
@@ -21,7 +22,10 @@ from netlab.proxy.watch import LOOKS
 from netlab.service.ipvs import Flag, PortServers, VirtualServer, render
 from netlab.service.ipvs_sets import IpSet, parsed
 from netlab.service.model import Endpoint, Protocol, ServicePort
+from netlab.topology.model import Proxy
 from tests.root.proxy_nodes import nodes, rich, run
+from tests.root.proxy_nodes import proxier as proxier_of
+from tests.root.proxy_nodes import target as proxied
 from tests.unit.service_ports import EVERYWHERE, HERE, NODE, NODE6, THERE, WEB
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("ipvs")]
@@ -287,6 +291,40 @@ def test_others_things_stay_and_ours_go(node: IpvsProxier) -> None:
     assert {chain for chains in found.values() for chain in chains if chain.startswith("KUBE")} == set()
     assert found["filter"]["INPUT"] == ["-s 192.0.2.77/32 -j ACCEPT"]
     assert "192.0.2.77" in before
+
+
+@pytest.mark.parametrize(("variant", "mode"), [("iptables-nft", Proxy.IPTABLES), ("nftables", Proxy.NFTABLES)])
+def test_what_a_killed_control_plane_left_of_another_mode_goes(node: IpvsProxier, variant: str, mode: Proxy) -> None:
+    target = proxied(variant, NAME)
+    node.sync(rich())
+    node.close()
+    assert leftovers.find(target, Proxy.IPVS) == []
+    assert leftovers.find(target, mode) == [Proxy.IPVS]
+    clear(target, mode)
+    assert leftovers.find(target, mode) == []
+    assert (virtual(), run(NAME, "ipset", "list", "-n")) == ([], "")
+    with closing(proxier_of(variant, NAME)) as other:
+        other.sync(rich())
+    assert leftovers.find(target, mode) == []
+    assert leftovers.find(target, Proxy.IPVS) == [mode]
+    clear(target, Proxy.IPVS)
+    with closing(proxier()) as again, closing(proxier(FRESH)) as fresh:
+        for one in (again, fresh):
+            one.sync(rich())
+        found, wanted = state(), state(FRESH)
+        assert found["virtual"] == wanted["virtual"]
+        assert ours(found) == ours(wanted)
+
+
+def ours(found: dict[str, Any]) -> dict[tuple[int, str, str], list[str]]:
+    """Return the chains that have rules: built-in ones stay once a table was used."""
+    return {
+        (version, table, chain): rules
+        for version, tables in found["rules"].items()
+        for table, chains in tables.items()
+        for chain, rules in chains.items()
+        if rules
+    }
 
 
 def test_a_removed_udp_server_and_an_idle_tcp_one_go_at_once(node: IpvsProxier) -> None:
