@@ -33,6 +33,8 @@ class PodChanges:
         self._removable: dict[str, Retirement | None] = {}
         self._waits: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
+        self._adding: set[str] = set()  # by the change that is under way
+        self._changed = asyncio.Event()
         self._done = False
         self._task = asyncio.create_task(self._run())
 
@@ -57,6 +59,7 @@ class PodChanges:
         if name in self._ending:
             return
         self._ending.add(name)
+        self._making.pop(name, None)  # it is in the lab's record before it is made
         task = asyncio.create_task(self._retire(name, settled))
         self._waits.add(task)
         task.add_done_callback(self._waits.discard)
@@ -79,6 +82,8 @@ class PodChanges:
     async def _retire(self, name: str, settled: Callable[[], Awaitable[None]]) -> None:
         await settled()
         await asyncio.sleep(LINGER)
+        while name in self._adding:  # a change would wait in vain for containers that are to end
+            await self._changed.wait()
         self._removable[name] = await self._end_containers(name)
         self._work.set()
 
@@ -108,18 +113,27 @@ class PodChanges:
             await self._work.wait()
             self._work.clear()
             add, remove = dict(self._making), set(self._removable)
+            self._begin(add)
             try:
                 await asyncio.to_thread(self._change, list(add.values()), remove)
             except (NetlabError, OSError) as exc:
                 self._say(f"pods: {exc}")
+                self._begin(())
                 await asyncio.sleep(RETRY)
                 self._work.set()
                 continue
+            self._begin(())
             self._making = {name: pod for name, pod in self._making.items() if add.get(name) is not pod}
             self._ending -= remove
             self._close(remove)
             self._done = True
             self._wake()
+
+    def _begin(self, add: Iterable[str]) -> None:
+        """Note which pods a change adds; none when it has ended."""
+        self._adding = set(add)
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _change(self, add: list[Pod], remove: set[str]) -> None:
         from netlab.control.change import change_pods
