@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,9 +17,11 @@ from netlab import names
 from netlab.bpf.classic import Instruction
 from netlab.errors import KernelError, NetlabError
 from netlab.found import FoundLab
+from netlab.kernel.lookup import KernelTables
+from netlab.topology.addresses import Address
 from netlab.trace.collect import STEP, Collected, filtering, tunnel_ports
 from netlab.trace.correlate import ENDS, identify
-from netlab.trace.headers import Ip, Quote, Tcp, Udp, innermost
+from netlab.trace.headers import Ip, Quote, Tcp, Udp, inner_ip, innermost
 from netlab.trace.hits import Hit
 from netlab.trace.layout import Direction, Kind, Target
 from netlab.trace.mark import filter_table
@@ -65,9 +67,8 @@ def follow(lab: FoundLab, flow: Flow) -> tuple[Question, Collected]:
         watch = stack.enter_context(Watch(target, namespaces, ports))
         rules, remarks = _watch_rules(lab, flow, stack)
         list(rules.reports() if rules else ())  # of packets that are not followed
-        watch.follow(inode for inode, name in namespaces.items() if name in from_these)
         began = time.time_ns()
-        seen = first_packets(_see(watch, flow))
+        seen = first_packets(_see(watch, flow, [inode for inode, name in namespaces.items() if name in from_these]))
         reports = first_reports(list(rules.reports() if rules else ()))
         disarming = threading.Thread(target=stack.pop_all().close)
     disarming.start()
@@ -89,21 +90,32 @@ def _watch_rules(lab: FoundLab, flow: Flow, stack: ExitStack) -> tuple[Netfilter
     return None, (f"which rules it met is not known: {why}",)
 
 
-def _see(watch: Watch, flow: Flow) -> list[Sighting]:
+def _see(watch: Watch, flow: Flow, sources: Sequence[int]) -> list[Sighting]:
     """Return what was seen until the packet came to its end, and its answer."""
     sightings: list[Sighting] = []
+    watch.follow(sources)
     begin = time.monotonic()
     began_at = last_news = 0.0
     while not sightings or not has_ended(sightings, time.monotonic() - began_at, time.monotonic() - last_news):
         if news := watch.take():
             last_news = time.monotonic()
-            began_at = began_at or last_news
-            sightings += news
+            began_at = began_at if sightings else last_news
+            sightings += news if sightings else from_sender(news, _has_address)
+            if not sightings:  # it was on its way already
+                watch.follow(sources)
         if not sightings and time.monotonic() - begin > flow.wait:
             hint = "is there such traffic now? `netlab capture all -f FILTER` shows what there is"
             raise NetlabError(f"no packet of the lab matched {flow} within {flow.wait:g} s", hint)
         time.sleep(STEP if sightings else LOOK)
     return sightings
+
+
+def _has_address(namespace: str, address: Address) -> bool:
+    tables = KernelTables.of(namespace)
+    try:
+        return bool(tables.holds(address))
+    finally:
+        tables.close()
 
 
 def has_ended(sightings: Sequence[Sighting], age: float, quiet: float) -> bool:
@@ -124,31 +136,51 @@ def is_answer(one: Sighting) -> bool:
     return one.direction is Direction.BACK and Quote() not in one.headers
 
 
+def from_sender(sightings: Sequence[Sighting], has_address: Callable[[str, Address], bool]) -> list[Sighting]:
+    """Leave out what is in front of the first packet that leaves a namespace which has its source address."""
+    for place, one in enumerate(sightings):
+        ip = inner_ip(one.headers)
+        if one.kind is Kind.OUT and ip and not is_answer(one) and has_address(one.namespace, ip.src):
+            return list(sightings[place:])
+    return []
+
+
 class _Begun(NamedTuple):
-    """Where a packet was seen first, and its places in memory."""
+    """Where a packet left its sender, its places in memory, and where one of those was given up."""
 
     at: tuple[str, str]
     buffers: set[int]
+    given_up: set[tuple[str, str]]
 
 
 def first_packets(sightings: Sequence[Sighting]) -> list[Sighting]:
     """Leave out packets of the flow that look like an earlier one: those that leave the sender when one already has.
 
-    UDP may send any number without an identification.
+    UDP may send any number without an identification. From then on the first is known by its place in memory, and where
+    that is given up (for a larger one, in front of a tunnel) by the next that leaves there.
     """
     begun: dict[Hashable, _Begun] = {}
     repeated: set[Hashable] = set()
     kept: list[Sighting] = []
     for one in sorted(sightings, key=lambda one: one.time):
-        identity = identify(one)
-        first = begun.setdefault(identity, _Begun((one.namespace, one.device), set()))
-        if one.kind is Kind.OUT and first.buffers and first.at == (one.namespace, one.device):
+        identity, place = identify(one), (one.namespace, one.device)
+        first = begun.get(identity)
+        if first is None:
+            kept.append(one)
+            if one.kind is Kind.OUT:
+                begun[identity] = _Begun(place, {one.buffer}, set())
+            continue
+        if one.kind is Kind.OUT and place == first.at:
             repeated.add(identity)
-        if identity not in repeated:
+        if one.kind is Kind.OUT and place in first.given_up:
+            first.given_up.discard(place)
             first.buffers.add(one.buffer)
+        if identity not in repeated or one.buffer in first.buffers:
             kept.append(one)
-        elif one.kind in ENDS and one.buffer in first.buffers:
-            kept.append(one)
+            first.buffers.add(one.buffer)
+            if one.kind in ENDS:
+                first.buffers.discard(one.buffer)
+                first.given_up.add(place)
     return kept
 
 

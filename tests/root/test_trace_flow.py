@@ -20,6 +20,7 @@ from netlab.trace.correlate import Role
 from netlab.trace.flow import Flow
 from netlab.trace.model import Event, Source, Topic, Trace, Verdict
 from netlab.trace.run import trace_flow
+from tests.root.ready import wait_until_ready
 from tests.waiting import until
 
 pytestmark = pytest.mark.root
@@ -47,6 +48,7 @@ BLOCK = "iptables -I FORWARD -p udp --dport 8080 -j DROP"
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     with Lab.loads(TOPOLOGY, name="flows") as found:
+        wait_until_ready(found.netns(member) for member in found.topology.members())
         yield found
 
 

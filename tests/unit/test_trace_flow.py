@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from netlab.trace.flow import Flow, asked, first_packets, first_reports, has_ended, heard_by
+from netlab.trace.flow import Flow, asked, first_packets, first_reports, from_sender, has_ended, heard_by
 from netlab.trace.headers import Headers, Icmp, Ip, Quote, Tcp, Udp
 from netlab.trace.hits import Hit
 from netlab.trace.layout import Direction, Kind
@@ -53,6 +53,34 @@ def test_of_packets_that_look_alike_the_first_counts() -> None:
     read_again = replace(read, time=5, buffer=5)
     answer = replace(ANSWER, time=6)
     assert first_packets([read, SENT, came, again, came_again, read_again, answer]) == [SENT, came, read, answer]
+
+
+def test_a_packet_is_followed_to_its_end_though_the_next_is_under_way() -> None:
+    again = replace(SENT, time=1, buffer=5)
+    came = replace(SENT, namespace="lab.q", kind=Kind.IN, time=2)
+    came_again = replace(came, time=3, buffer=5)
+    read = replace(came, kind=Kind.CONSUMED, time=4)
+    reused = replace(SENT, time=5)  # the same memory
+    assert first_packets([SENT, again, came, came_again, read, reused]) == [SENT, came, read]
+
+
+def test_a_packet_may_get_a_larger_place_in_memory() -> None:
+    """In front of a tunnel, and before it leaves its sender (skb_expand_head)."""
+    given_up = replace(SENT, kind=Kind.CONSUMED, time=0)
+    sent = replace(SENT, time=1, buffer=2)
+    again = replace(SENT, time=2, buffer=3)
+    wrapped = [
+        replace(SENT, namespace="lab.n1", device="flannel.1", kind=kind, time=time, buffer=buffer)
+        for time, (kind, buffer) in enumerate(((Kind.CONSUMED, 2), (Kind.OUT, 4), (Kind.OUT, 3)), start=3)
+    ]
+    assert first_packets([given_up, sent, again, *wrapped]) == [given_up, sent, *wrapped[:2]]
+
+
+def test_a_packet_that_was_on_its_way_already_is_not_the_one() -> None:
+    passing = replace(SENT, namespace="lab.n1")
+    owners = {("lab.p", A)}
+    assert from_sender([passing, ANSWER, SENT, ANSWER], lambda *held: held in owners) == [SENT, ANSWER]
+    assert from_sender([passing, ANSWER], lambda *held: held in owners) == []
 
 
 def test_a_packet_may_pass_a_device_twice() -> None:
