@@ -276,7 +276,7 @@ def test_flushed_rules_come_back_by_themselves(lab: ServiceLab, harm: str) -> No
     assert any("kube-proxy" in line or "KUBE-" in line for line in before)
     run(lab, "n1", HARM[lab.mode][harm])
     run(lab, "n1", f"iptables -t nat -A {FOREIGN}")
-    until(lambda: rules(lab, "n1") >= before)
+    until(lambda: rules(lab, "n1") >= before, seconds=20.0)
     assert isinstance(lab.ask("client", address), Reply)
     assert "192.0.2.1" in run(lab, "n1", "iptables-save -t nat")
     run(lab, "n1", f"iptables -t nat -D {FOREIGN}")

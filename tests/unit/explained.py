@@ -79,11 +79,13 @@ def said_of_ipvs(
     return [f"{'  ' * line.depth}{line.text}" for line in without_repeats(lines)]
 
 
-def nft_of_golden(change: tuple[str, str] = ("", "")) -> Tables:
-    """Return what nft listed of BALANCED and EMPTY (test_explain.py); `change` replaces a text that must be there."""
+def nft_of_golden(*changes: tuple[str, str]) -> Tables:
+    """Return what nft listed of BALANCED and EMPTY (test_explain.py); `changes` replace texts that must be there."""
     text = json.dumps(json.loads(GOLDEN.read_text()))
-    assert change[0] in text
-    return Tables(Source.NFTABLES, 4, nft.parse(text.replace(*change) if change[0] else text))
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return Tables(Source.NFTABLES, 4, nft.parse(text))
 
 
 def only(tables: Tables, name: str = "web") -> PortTree:
