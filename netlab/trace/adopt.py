@@ -2,8 +2,7 @@
 
 It is looked at where it leaves a device, so where it begins, and only in the namespaces of the map `sources`. What the
 filter sees is the innermost packet, from its IP header on, as far as there is room in the value of the map `filtered`.
-The map `budget` has one number: as soon as it is taken nobody else's packet is. Other programs stop at it too, so it is
-also what a flow is started with, once all are attached.
+The map `budget` has one number, 1 once all programs are attached: who takes it takes the packet, and nobody after that.
 """
 
 from __future__ import annotations

@@ -183,7 +183,6 @@ def test_who_sends_it(lab: Lab) -> None:
 
         found = follow(lab, flow("udp", "a"), send)
     assert way(found)[0] == "a eth0 out"
-    assert "10.244.1." in found.question or found.ways[0].hops[0].member == "a"
 
 
 def test_what_is_in_a_tunnel_is_asked_for_not_the_tunnel(lab: Lab) -> None:
