@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     help="A file of manifests; `-` is standard input.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what is wrong.")
+@click.option("--allow-unmatched", is_flag=True, help="Take Services that no pod backs yet, as the API server does.")
 @click.option("--wait", is_flag=True, help="Return when all pods of the workloads are there and available.")
-def apply_command(lab: str | None, files: tuple[str, ...], dry_run: bool, wait: bool) -> None:
+def apply_command(lab: str | None, files: tuple[str, ...], dry_run: bool, allow_unmatched: bool, wait: bool) -> None:
     """Make what manifests declare: v1 Namespace, Service and Pod, EndpointSlice, Deployment, StatefulSet, DaemonSet.
 
     All of it or, where anything is wrong with it, nothing. What does not touch the network is ignored. A container
@@ -46,14 +47,14 @@ def apply_command(lab: str | None, files: tuple[str, ...], dry_run: bool, wait: 
     read = [_load_sound(file) for file in files]
     found = merge([sound for sound, _ in read])
     if problems := [problem for _, faults in read for problem in faults]:
-        raise ManifestError([*problems, *_clashes(lab, found, problems)])
+        raise ManifestError([*problems, *_clashes(lab, found, problems, allow_unmatched=allow_unmatched)])
     name = control_plane(lab)
     existing = _existing(name)
     verdict = check_against(found, existing)
-    for warning in verdict.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    if verdict.problems:
-        raise ManifestError(verdict.problems)
+    if problems := verdict.refused(allow_unmatched=allow_unmatched):
+        raise ManifestError(problems)
+    for unmatched in verdict.unmatched:
+        click.echo(f"warning: {unmatched}", err=True)
     for line in found.ignored_lines():
         click.echo(f"note: {line}", err=True)
     warn_of_sctp((one.value for one in found.services), _containers(found))
@@ -74,13 +75,14 @@ def _load_sound(file: str) -> tuple[Manifests, list[Problem]]:
     return load_sound(file)
 
 
-def _clashes(lab: str | None, found: Manifests, known: list[Problem]) -> list[Problem]:
+def _clashes(lab: str | None, found: Manifests, known: list[Problem], *, allow_unmatched: bool) -> list[Problem]:
     """Return what the lab, if it can be asked, could not take of files with which something is wrong already."""
     from netlab.manifest.against import check_against
 
     places = {(problem.file, problem.line, problem.column) for problem in known}
     with suppress(NetlabError):
-        problems = check_against(found, _existing(control_plane(lab))).problems
+        verdict = check_against(found, _existing(control_plane(lab)))
+        problems = verdict.refused(allow_unmatched=allow_unmatched)
         return [problem for problem in problems if (problem.file, problem.line, problem.column) not in places]
     return []
 

@@ -1,4 +1,4 @@
-"""Manifests held against a running lab: what it cannot take, and what will do nothing in it."""
+"""Manifests held against a running lab: what it cannot take, and which Services would have no pods in it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from netlab.topology.service_pods import Candidate, Candidates
 
 Key = tuple[str, str]  # namespace and name
 UNIQUE = "names are unique across namespaces, since `netlab exec NAME` takes any of them"
+ALLOW = "--allow-unmatched takes it as it is"
 ORDINAL = re.compile(r"(.*)-(0|[1-9][0-9]*)\Z")
 
 
@@ -41,10 +42,22 @@ class ExistingObjects:
 
 
 class Verdict(NamedTuple):
-    """What is wrong, in file order: with any of `problems` nothing can be applied."""
+    """What is wrong, in file order.
+
+    `problems`: what the API server refuses, too. `unmatched`: Services that select no pod, or want a port that no such
+    pod has; Kubernetes takes them.
+    """
 
     problems: list[Problem]
-    warnings: list[Problem]
+    unmatched: list[Problem]
+
+    def refused(self, *, allow_unmatched: bool) -> list[Problem]:
+        """Return what is a reason to apply nothing."""
+        return self.problems if allow_unmatched else sorted([*self.problems, *(map(_hinted, self.unmatched))])
+
+
+def _hinted(problem: Problem) -> Problem:
+    return replace(problem, hint="; ".join(filter(None, (problem.hint, ALLOW))))
 
 
 def check_against(manifests: Manifests, existing: ExistingObjects) -> Verdict:
@@ -56,7 +69,7 @@ def check_against(manifests: Manifests, existing: ExistingObjects) -> Verdict:
         *_node_problems(manifests, existing),
         *_immutable_problems(manifests, existing),
     }
-    return Verdict(sorted(problems), sorted(set(islice(_warnings(manifests, existing), FINDINGS_MAX))))
+    return Verdict(sorted(problems), sorted(set(islice(_unmatched(manifests, existing), FINDINGS_MAX))))
 
 
 def _doubles(manifests: Manifests) -> Iterator[Problem]:
@@ -219,8 +232,10 @@ def _immutable_problems(manifests: Manifests, existing: ExistingObjects) -> Iter
             yield workload.problem(finding)
 
 
-def _warnings(manifests: Manifests, existing: ExistingObjects) -> Iterator[Problem]:
-    """Find Services that select nothing, or want ports that no pod has: Kubernetes takes them."""
+def _unmatched(manifests: Manifests, existing: ExistingObjects) -> Iterator[Problem]:
+    """Find Services that select nothing, or want ports that no pod has."""
+    if manifests.incomplete:  # what cannot be read may be what they select
+        return
     made = {(one.value.namespace, one.value.name) for one in manifests.pods}
     kept = {one.value.key for one in manifests.workloads}
     pods = [one.value for one in manifests.pods]

@@ -61,7 +61,7 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """Everything that one file declares, in its order."""
+    """Everything that one file declares, in its order; `incomplete`: an object could not be read."""
 
     services: tuple[Declared[Service], ...] = ()
     workloads: tuple[Declared[Workload], ...] = ()
@@ -69,6 +69,7 @@ class Manifests:
     slices: tuple[Declared[EndpointSlice], ...] = ()
     ignored: tuple[Ignored, ...] = ()
     namespaces: tuple[Declared[Namespace], ...] = ()
+    incomplete: bool = False
 
     def ignored_lines(self) -> list[str]:
         """Return one line for each kind with fields that do not touch the network, and one for each other note."""
@@ -95,4 +96,5 @@ def merge(files: Sequence[Manifests]) -> Manifests:
         slices=tuple(one for file in files for one in file.slices),
         ignored=tuple(sorted(one for file in files for one in file.ignored)),
         namespaces=tuple(one for file in files for one in file.namespaces),
+        incomplete=any(file.incomplete for file in files),
     )

@@ -36,7 +36,7 @@ def load_sound(path: str | Path) -> tuple[Manifests, list[Problem]]:
     try:
         text, file = read_text(path, kind="manifest", size_max=SIZE_MAX)
     except TopologyError as exc:
-        return Manifests(), list(exc.problems)
+        return Manifests(incomplete=True), list(exc.problems)
     return read_sound(text, file)
 
 
@@ -63,6 +63,7 @@ def read_sound(text: str, file: str = "<text>") -> tuple[Manifests, list[Problem
         slices=tuple(one for one in of if isinstance(one.value, EndpointSlice)),
         ignored=tally(reader.found),
         namespaces=tuple(one for one in of if isinstance(one.value, Namespace)),
+        incomplete=reader.incomplete or unreadable is not None,
     )
     return found, sorted(problems)
 
@@ -80,6 +81,7 @@ class _Reader:
     def __init__(self) -> None:
         self.declared: list[Declared[Any]] = []
         self.problems: list[Problem] = []
+        self.incomplete = False
         self.found: Found = Found()
         self.lines: dict[tuple[str, str, str], int] = {}  # of objects by kind, namespace and name
 
@@ -92,9 +94,11 @@ class _Reader:
     def _part(self, document: Document, loc: Loc, value: Value) -> None:
         """Read an object, or those of a List."""
         if len(self.problems) >= PROBLEMS_MAX:
+            self.incomplete = True
             return
         finding = words.unknown_object(value)
         if finding is not None:
+            self.incomplete = True
             self._report(document, loc, finding)
         elif value["kind"] == LIST:
             for wrong in words.list_faults(value):
@@ -121,6 +125,7 @@ class _Reader:
         if errors and all(error["type"] in ("extra_forbidden", "missing") for error in errors):
             spec, _ = _validate(model, _mended(raw, errors, document, dialect))
         if spec is None:
+            self.incomplete = True
             return
         for finding in faults(spec):
             self._report(document, loc, finding)

@@ -277,7 +277,7 @@ def test_a_namespace_is_there_with_nothing_in_it(shell: Shell) -> None:
     assert shell.names("namespaces") == ["default", "kube-system", "shop"]
     assert shell("get", "ns", "shop").stdout.split() == ["NAME", "STATUS", "shop", "Active"]
     until(lambda: asked("shop") == "NOERROR")
-    assert shell("apply", "-f", shell.file("in.yaml", f"{SHOP}---\n{IN_SHOP}")).returncode == 0
+    assert shell("apply", "--allow-unmatched", "-f", shell.file("in.yaml", f"{SHOP}---\n{IN_SHOP}")).returncode == 0
     refused = shell("delete", "ns/shop")
     assert (refused.returncode, "namespace/shop is not empty: service/web is in it" in refused.stderr) == (2, True)
     assert shell("delete", "-f", "in.yaml").stdout == "service/web deleted\nnamespace/shop deleted\n"
@@ -292,14 +292,33 @@ def test_two_files_are_one_whole(shell: Shell) -> None:
     assert "one.yaml:10:" in told
     assert "two.yaml:10:" in told
     assert shell.names("services") == ["kubernetes"]
-    assert shell("apply", "-f", shell.file("one.yaml", SERVICE.replace("NAME", "a")), "-f", "-", stdin=OUTSIDE).stdout
+    service = shell.file("one.yaml", SERVICE.replace("NAME", "a"))
+    assert shell("apply", "-f", service, "-f", "-", stdin=DEPLOYMENT.replace("NAME", "a")).stdout
 
 
-def test_a_selector_that_finds_nothing_is_a_warning(shell: Shell) -> None:
-    done = shell("apply", "-f", shell.file("lone.yaml", SERVICE.replace("NAME", "lone")))
+LONE = "lone.yaml:5:19: spec.selector.app: no pod of namespace default has these labels"
+
+
+def test_a_selector_that_finds_nothing(shell: Shell) -> None:
+    refused = shell("apply", "-f", shell.file("lone.yaml", SERVICE.replace("NAME", "lone")))
+    assert refused.returncode == 2
+    assert LONE in refused.stderr
+    assert "--allow-unmatched" in refused.stderr
+    assert shell.names("services") == ["kubernetes"]
+    done = shell("apply", "--allow-unmatched", "-f", "lone.yaml")
     assert done.returncode == 0
-    assert "warning: lone.yaml:5:19: spec.selector.app: no pod of namespace default has these labels" in done.stderr
+    assert f"warning: {LONE}" in done.stderr
     assert shell.names("services") == ["kubernetes", "lone"]
+
+
+def test_a_port_that_is_not_on_the_pods_beside_another_mistake(shell: Shell) -> None:
+    wrong = DEPLOYMENT.replace("NAME", "web").replace("replicas", "replcias")
+    service = SERVICE.replace("NAME", "web").replace("port: 80,", "port: 80, targetPort: 81,")
+    done = shell("apply", "-f", shell.file("two.yaml", f"{service}---\n{wrong}"))
+    assert done.returncode == 2
+    assert "two.yaml:7:34: spec.ports[0].targetPort: no pod that is selected declares TCP port 81" in done.stderr
+    assert "two.yaml:13:3: spec.replcias: unknown field; did you mean 'replicas'?" in done.stderr
+    assert shell.names("services") == ["kubernetes"]
 
 
 def test_ctrl_c_during_a_wait_leaves_what_was_applied(shell: Shell) -> None:

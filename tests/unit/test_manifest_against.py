@@ -10,7 +10,7 @@ import pytest
 from netlab.controllers.allocate import Allocation
 from netlab.manifest.against import ExistingObjects, check_against
 from netlab.manifest.model import merge
-from netlab.manifest.read import read
+from netlab.manifest.read import read, read_sound
 from netlab.topology.load import load_text
 from netlab.topology.model import Topology
 from netlab.topology.pod import Pod, PodTemplate, Workload, WorkloadKind
@@ -53,7 +53,7 @@ def problems(text: str, existing: ExistingObjects = EXISTING) -> list[str]:
     return [f"{problem.line}: {problem.path}: {problem.message}" for problem in found]
 
 
-def warnings(text: str, existing: ExistingObjects = EXISTING) -> list[str]:
+def unmatched(text: str, existing: ExistingObjects = EXISTING) -> list[str]:
     found, said = check_against(read(text, "m.yaml"), existing)
     assert not found
     return [f"{problem.line}: {problem.path}: {problem.message}" for problem in said]
@@ -173,23 +173,31 @@ def test_nodes(text: str, path: str, words: str) -> None:
     assert not problems(pod("a", "nodeName: n2, "))
 
 
-def test_service_that_selects_nothing_is_a_warning() -> None:
+def test_service_that_selects_nothing() -> None:
     selects = service("selector: {app: wbe}, ports: [{port: 80}]")
-    assert warnings(selects) == [
+    assert unmatched(selects) == [
         "4: spec.selector.app: no pod of namespace default has these labels; did you mean 'app: web'?"
     ]
-    assert warnings(service("selector: {app: web}, ports: [{port: 80, targetPort: htpp}]")) == [
+    assert unmatched(service("selector: {app: web}, ports: [{port: 80, targetPort: htpp}]")) == [
         "4: spec.ports[0].targetPort: no pod that is selected has a TCP port that is called 'htpp'"
         "; did you mean 'http'?"
     ]
-    assert not warnings(service("selector: {app: web}, ports: [{port: 80, targetPort: http}]"))
+    assert not unmatched(service("selector: {app: web}, ports: [{port: 80, targetPort: http}]"))
 
 
 def test_service_may_select_what_comes_with_it_or_was_applied() -> None:
     selects = service("selector: {a: b}, ports: [{port: 80}]")
-    assert warnings(selects)
-    assert not warnings(selects + "---\n" + stateful_set(0))
-    assert not warnings(selects, replace(EXISTING, workloads=(SET,)))
+    assert unmatched(selects)
+    assert not unmatched(selects + "---\n" + stateful_set(0))
+    assert not unmatched(selects, replace(EXISTING, workloads=(SET,)))
+
+
+def test_what_cannot_be_read_may_be_what_is_selected() -> None:
+    selects = service("selector: {app: wbe}, ports: [{port: 80}]")
+    for other in ("apiVersion: apps/v2\nkind: Deployment\n", "kind: {\n"):
+        found, faults = read_sound(selects + "---\n" + other)
+        assert faults
+        assert not check_against(found, EXISTING).unmatched
 
 
 def test_pods_of_a_template_that_is_replaced_do_not_count() -> None:
@@ -197,7 +205,7 @@ def test_pods_of_a_template_that_is_replaced_do_not_count() -> None:
         with_pods(Pod("set-0", "n1", labels=(("a", "b"), ("v", "1")), owner=SET.owner)), workloads=(SET,)
     )
     selects = service("selector: {v: '1'}, ports: [{port: 80}]")
-    assert warnings(selects + "---\n" + stateful_set(1), existing)
+    assert unmatched(selects + "---\n" + stateful_set(1), existing)
 
 
 def test_several_files_are_one() -> None:
