@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from netlab.errors import NetlabError
@@ -15,11 +16,13 @@ from netlab.vm import qemu
 from netlab.vm.boot import Boot
 from netlab.vm.client import VmNetwork
 from tests.tier import guests, report
-from tests.tier.report import Outcome, Outcomes
+from tests.tier.report import Outcomes
 
 HERE = "tests/vm"  # tests that run on this machine and drive VMs
 INSIDE = "tests/root"  # tests that run inside
 INTERRUPTED = 130
+AGAIN_MAX = 10  # tests: where more of them fail it is not the machine's noise
+LAST_FAILED = ("--last-failed", "--last-failed-no-failures", "none")
 
 
 def read_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -38,10 +41,15 @@ def read_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--native",
         type=Path,
+        action="append",
+        default=[],
         metavar="JUNIT",
-        help="scripts/test's result: compare, and demand that every test ran somewhere",
+        help="scripts/test's result: compare, and demand that every test ran somewhere; of several the last counts",
     )
     parser.add_argument("--skipped", action="store_true", help="run inside only what was skipped there")
+    parser.add_argument(
+        "--again", action="store_true", help="run what failed once more, alone: it fails if it does so twice"
+    )
     options, others = parser.parse_known_args()
     if options.skipped and not options.native:
         parser.error("--skipped needs --native")
@@ -59,10 +67,12 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return inside and [*others, *inside], here and [*others, *here]
 
 
-def run_inside(options: argparse.Namespace, arguments: list[str], native: str) -> list[Outcomes]:
+def run_inside(
+    options: argparse.Namespace, arguments: list[str], native: Outcomes, times: Mapping[str, float]
+) -> Outcomes:
     """Run the tests inside VMs, keep what they brought back, and print what it took."""
-    only = report.skipped(report.read(native)) if options.skipped else None
-    times = report.durations(native) if native and not options.skipped else {}
+    only = report.skipped(native) if options.skipped else None
+    times = {} if options.skipped else times
     started = time.monotonic()
     boot = Boot.prepare(print)
     print(f"accelerator: {boot.accelerator}; image {boot.image.folder.name}, {time.monotonic() - started:.1f} s")
@@ -70,29 +80,49 @@ def run_inside(options: argparse.Namespace, arguments: list[str], native: str) -
     with VmNetwork.start(f"test-{os.getpid()}", count=options.vms, memory=options.memory, boot=boot) as net:
         release = net.describe()[0]["release"]
         print(f"{options.vms} VMs ready after {time.monotonic() - started:.1f} s: Linux {release}", flush=True)
-        shares = guests.run(
-            net,
-            arguments,
-            only=only,
-            times=times,
-            limit=options.limit,
-            show=lambda line: print(line, flush=True),
-        )
-        for share in shares:
-            keep(options.results, share)
-    took = time.monotonic() - started
-    peak = max(share.peak_memory for share in shares) >> 20
-    print(f"inside: {took:.0f} s in {options.vms} VMs, boot included; {peak} MB at most in one VM")
-    outcomes = [report.read(share.junit) for share in shares]
-    if times and all(share.ok for share in shares):
-        alone = sum(times.get(key, 0.0) for share in outcomes for key in share)
-        print(f"the same tests took {alone:.0f} s on this machine's kernel: {took / alone:.1f} times as long inside")
-    return outcomes
+        shares = guests.run(net, arguments, only=only, times=times, limit=options.limit, show=show)
+        keep(options.results, shares)
+        took = time.monotonic() - started
+        peak = max(share.peak_memory for share in shares) >> 20
+        print(f"inside: {took:.0f} s in {options.vms} VMs, boot included; {peak} MB at most in one VM")
+        found = report.merge(report.read(share.junit) for share in shares)
+        if times and all(share.ok for share in shares):
+            alone = sum(times.get(key, 0.0) for key in found)
+            print(
+                f"the same tests took {alone:.0f} s on this machine's kernel: {took / alone:.1f} times as long inside"
+            )
+        if wanted := again(options, found, whole=not any(share.why for share in shares)):
+            shares = guests.run(net, arguments, only=wanted, times={}, limit=options.limit, show=show)
+            keep(options.results, shares, "-again")
+            return conclude_again(found, report.merge(report.read(share.junit) for share in shares))
+    return found
 
 
-def keep(results: Path, share: guests.Share) -> None:
-    """Write a share's JUnit file; on a failure also its output and console, and say so."""
-    name = share.vm.name
+def show(line: str) -> None:
+    """Print a line of a guest's output at once."""
+    print(line, flush=True)
+
+
+def again(options: argparse.Namespace, found: Outcomes, *, whole: bool) -> list[str]:
+    """Return the tests to run once more; none where that was not asked for or a run was not `whole`."""
+    failed = report.failed(found)
+    return failed if options.again and whole and len(failed) <= AGAIN_MAX else []
+
+
+def conclude_again(first: Outcomes, second: Outcomes) -> Outcomes:
+    """Say which tests passed only at the second try; return what counts."""
+    for key in report.recovered(first, second):
+        print(f"failed, and passed alone: {key}", flush=True)
+    return {**first, **second}
+
+
+def keep(results: Path, shares: Iterable[guests.Share], suffix: str = "") -> None:
+    """Write each share's JUnit file; on a failure also its output and console, and say so."""
+    for share in shares:
+        _keep(results, share, share.vm.name + suffix)
+
+
+def _keep(results: Path, share: guests.Share, name: str) -> None:
     (results / f"{name}.xml").write_text(share.junit)
     if share.ok:
         return
@@ -102,23 +132,40 @@ def keep(results: Path, share: guests.Share) -> None:
     print(f"{name}: {why}; see {results}/{name}.out and {results}/{name}.console", flush=True)
 
 
-def run_here(options: argparse.Namespace, arguments: list[str]) -> tuple[int, list[Outcomes]]:
+def run_here(options: argparse.Namespace, arguments: list[str]) -> tuple[int, Outcomes]:
     """Run the tests that drive VMs; return pytest's status and what became of them."""
-    junit = options.results / "here.xml"
-    environment = {**os.environ, "NETLAB_VM_TIER": "1"}
+    status, found = _run_pytest(options.results / "here.xml", arguments)
+    if again(options, found, whole=status == guests.TESTS_FAILED):
+        status, second = _run_pytest(options.results / "here-again.xml", [*arguments, *LAST_FAILED])
+        return status, conclude_again(found, second)
+    return status, found
+
+
+def _run_pytest(junit: Path, arguments: list[str]) -> tuple[int, Outcomes]:
+    junit.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "pytest", guests.TEST_LIMIT, f"--junitxml={junit}", *arguments]
-    status = subprocess.run(argv, env=environment, check=False).returncode
-    return status, [report.read(junit.read_text())] if junit.exists() else []
+    status = subprocess.run(argv, env={**os.environ, "NETLAB_VM_TIER": "1"}, check=False).returncode
+    return status, report.read(junit.read_text()) if junit.exists() else {}
 
 
-def conclude(tiers: list[Outcomes], native: Outcomes | None) -> int:
+def read_native(files: Iterable[Path]) -> tuple[Outcomes, Mapping[str, float]]:
+    """Return what became of the tests on this machine's kernel, and how long the first run of each took, in seconds."""
+    found: Outcomes = {}
+    times: dict[str, float] = {}
+    for text in (file.read_text() for file in files):
+        outcomes = report.read(text)
+        found = conclude_again(found, outcomes)
+        times = {**report.durations(text), **times}
+    return found, times
+
+
+def conclude(tiers: list[Outcomes], native: Outcomes) -> int:
     """Print the total; return the exit status."""
-    merged = report.merge([*tiers, *([native] if native else [])])
+    merged = report.merge([*tiers, native])
     nowhere = report.skipped(merged) if native else []
     for key in nowhere:
         print(f"ran nowhere: {key}")
-    failed = [key for key, outcome in merged.items() if outcome is Outcome.FAILED]
-    for key in failed:
+    for key in (failed := report.failed(merged)):
         print(f"failed: {key}")
     print("both tiers:" if native else "VM tier:")
     print(report.total(merged))
@@ -128,7 +175,7 @@ def conclude(tiers: list[Outcomes], native: Outcomes | None) -> int:
 def main() -> int:
     """Run what was asked for."""
     options, arguments = read_arguments()
-    native = options.native.read_text() if options.native else ""
+    native, times = read_native(options.native)
     options.results.mkdir(parents=True, exist_ok=True)
     for old in options.results.glob("vm*.*"):
         old.unlink()
@@ -136,11 +183,11 @@ def main() -> int:
     tiers: list[Outcomes] = []
     status = 0
     if inside:
-        tiers += run_inside(options, inside, native)
+        tiers.append(run_inside(options, inside, native, times))
     if here:
         status, found = run_here(options, here)
-        tiers += found
-    return conclude(tiers, report.read(native) if native else None) or (status if status != guests.NO_TESTS else 0)
+        tiers.append(found)
+    return conclude(tiers, native) or (status if status != guests.NO_TESTS else 0)
 
 
 if __name__ == "__main__":

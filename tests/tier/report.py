@@ -58,6 +58,16 @@ def merge(tiers: Iterable[Outcomes]) -> dict[str, Outcome]:
     return merged
 
 
+def failed(outcomes: Outcomes) -> list[str]:
+    """Return the tests that failed, sorted."""
+    return sorted(key for key, outcome in outcomes.items() if outcome is Outcome.FAILED)
+
+
+def recovered(first: Outcomes, again: Outcomes) -> list[str]:
+    """Return the tests that passed only when they were run once more, sorted."""
+    return [key for key in failed(first) if again.get(key) is Outcome.PASSED]
+
+
 def skipped(outcomes: Outcomes) -> list[str]:
     """Return the tests that did not run, sorted."""
     return sorted(key for key, outcome in outcomes.items() if outcome is Outcome.SKIPPED)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tier.__main__ import read_native
 from tests.tier.guests import failure
-from tests.tier.report import Outcome, durations, junit_key, merge, read, skipped, total
+from tests.tier.report import Outcome, durations, failed, junit_key, merge, read, skipped, total
 from tests.tier.shard import share
 
 JUNIT = """<testsuites><testsuite name="pytest">
@@ -53,6 +56,22 @@ def test_a_test_that_ran_nowhere_is_found() -> None:
 
 def test_a_failure_anywhere_is_a_failure() -> None:
     assert merge([{ONE: Outcome.FAILED}, {ONE: Outcome.PASSED}]) == {ONE: Outcome.FAILED}
+
+
+def test_the_second_try_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And that there was one is said."""
+    files = [tmp_path / "native.xml", tmp_path / "again.xml"]
+    files[0].write_text(JUNIT)
+    files[1].write_text(
+        '<testsuites><testsuite><testcase classname="tests.root.test_a" name="test_three" time="9"/>'
+        '<testcase classname="tests.root.test_a" name="test_four"><failure/></testcase></testsuite></testsuites>'
+    )
+    found, times = read_native(files)
+    assert found == {ONE: "passed", TWO: "skipped", THREE: "passed", FOUR: "failed"}
+    assert times[THREE] == 1
+    assert capsys.readouterr().out == f"failed, and passed alone: {THREE}\n"
+    assert (failed(read(JUNIT)), failed(found)) == ([FOUR, THREE], [FOUR])
+    assert read_native([]) == ({}, {})
 
 
 def test_a_vm_that_ended_has_a_junit_file_all_the_same() -> None:

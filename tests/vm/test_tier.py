@@ -39,6 +39,14 @@ def test_shares_are_run_and_brought_back(tmp_path: Path, runtime: Path) -> None:
     assert failed.with_suffix(".console").exists()
 
 
+def test_what_failed_has_a_second_try(tmp_path: Path, runtime: Path) -> None:
+    process = tier(tmp_path, "-n", "1", "--again", str(SUITE / "mixed.py"), str(SUITE / "noisy.py"))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, output
+    assert "failed, and passed alone: tests.tier.trial.noisy::test_noisy" in output
+    assert output.rstrip().endswith("VM tier:\n4 passed, 1 failed, 1 skipped")
+
+
 @pytest.mark.parametrize(
     ("name", "why", "limit"),
     [
