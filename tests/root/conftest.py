@@ -25,6 +25,7 @@ def pytest_configure() -> None:
     """Give this run a /run/netns of its own, so that several can go on at once without seeing each other's names."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: what we start would ignore it too
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup(1), likewise
     if os.geteuid() == 0:
         netns.unshare(netns.CLONE_NEWNS)
         netns.mount("none", "/", None, netns.MS_REC | netns.MS_SLAVE)
