@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
 
     def refused(self, *, allow_unmatched: bool) -> list[Problem]:
         """Return what is a reason to apply nothing."""
-        return self.problems if allow_unmatched else sorted([*self.problems, *(map(_hinted, self.unmatched))])
+        return self.problems if allow_unmatched else [*self.problems, *map(_hinted, self.unmatched)]
 
 
 def _hinted(problem: Problem) -> Problem:

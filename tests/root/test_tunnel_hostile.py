@@ -31,6 +31,7 @@ pytestmark = pytest.mark.root
 
 PORT = 8285
 STEP = 500  # packets: as many wait in a queue at most
+PACE = 50  # throws: a train in four of them has up to 30 packets
 FLOOD, FUZZED = 20 * STEP, 3 * STEP * (VOLUME >> 16)
 GROWTH = 4e6  # bytes that memory may grow by after the first third of the fuzz
 
@@ -149,7 +150,8 @@ def fuzz(lab: Lab, throw: Callable[[int], None]) -> None:
             sizes.append(Size.of(pid))
         for number in range(start, start + STEP):
             throw(number)
-        lab.counters("n1")  # it answers when it has come round
+            if number % PACE == 0:
+                lab.counters("n1")  # it answers when it has come round
     sizes.append(Size.of(pid))
     assert sizes[-1].memory - sizes[1].memory < GROWTH, sizes
     assert {size.descriptors for size in sizes} == {sizes[0].descriptors}
@@ -180,7 +182,7 @@ def test_no_datagram_stops_it(lab: Lab) -> None:
         sender.send(b"", b"\x45", b"\x60", bytes(65507), segments[0][:20])
         fuzz(lab, throw)
     assert {"malformed", "truncated", "foreign-source", "ttl-exceeded"} <= set(dropped(lab))
-    assert lab.counters("n1")["receivedPackets"] > FUZZED // 2  # a busy machine drops some in front of it
+    assert lab.counters("n1")["receivedPackets"] > 2 * FUZZED
 
 
 def samples(source: str, target: str) -> list[bytes]:

@@ -110,7 +110,9 @@ def again(options: argparse.Namespace, found: Outcomes, *, whole: bool) -> list[
 
 
 def conclude_again(first: Outcomes, second: Outcomes) -> Outcomes:
-    """Say which tests passed only at the second try; return what counts."""
+    """Say which tests passed only at the second try; return what counts: the first where too many had failed."""
+    if len(report.failed(first)) > AGAIN_MAX:
+        return report.merge([first, second])
     for key in report.recovered(first, second):
         print(f"failed, and passed alone: {key}", flush=True)
     return {**first, **second}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tier.__main__ import read_native
+from tests.tier.__main__ import AGAIN_MAX, read_native
 from tests.tier.guests import failure
 from tests.tier.report import Outcome, durations, failed, junit_key, merge, read, skipped, total
 from tests.tier.shard import share
@@ -72,6 +72,15 @@ def test_the_second_try_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == f"failed, and passed alone: {THREE}\n"
     assert (failed(read(JUNIT)), failed(found)) == ([FOUR, THREE], [FOUR])
     assert read_native([]) == ({}, {})
+
+
+def test_where_many_failed_a_second_try_does_not_count(tmp_path: Path) -> None:
+    one = '<testcase classname="tests.root.test_a" name="test_{}">{}</testcase>'
+    files = [tmp_path / name for name in ("native.xml", "again.xml")]
+    for number, outcome in ((AGAIN_MAX, Outcome.PASSED), (AGAIN_MAX + 1, Outcome.FAILED)):
+        for file, child in zip(files, ("<failure/>", ""), strict=True):
+            file.write_text(f"<s>{''.join(one.format(i, child) for i in range(number))}</s>")
+        assert set(read_native(files)[0].values()) == {outcome}
 
 
 def test_a_vm_that_ended_has_a_junit_file_all_the_same() -> None:
